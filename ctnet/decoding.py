@@ -1,0 +1,181 @@
+"""Composite to labels: class anchors, unit normals, probabilities (section 3.3, eq. 5)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctnet.tasks import IGNORE, TaskSpec, get_task
+
+SCORE_EPS = 1e-2
+"""eps of eq. 5: caps the score of an output on its anchor at 100."""
+
+
+def _lattice(kind: str, points: int) -> list[tuple[float, float, float]]:
+    """Points of a lattice over the cube: simple cubic, or with faces or bodies centred."""
+    axis = range(points)
+    step = 1 / (points - 1)
+    extra: dict[str, list[tuple[float, float, float]]] = {
+        "simple": [],
+        "body": [(0.5, 0.5, 0.5)],
+        "face": [(0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)],
+    }
+    found = (
+        ((i + dx) * step, (j + dy) * step, (k + dz) * step)
+        for dx, dy, dz in [(0, 0, 0), *extra[kind]]
+        for i, j, k in itertools.product(axis, axis, axis)
+    )
+    return [point for point in found if max(point) <= 1]
+
+
+@lru_cache
+def class_anchors(classes: int) -> tuple[tuple[float, float, float], ...]:
+    """Spreads one anchor per class uniformly in the unit cube.
+
+    Of the simple, body-centred and face-centred cubic lattices that span the cube and have room
+    for all classes, the one with the widest spacing is taken; from it the anchors are picked one
+    by one, each farthest from those already picked, ties in lexicographic order, beginning with
+    the origin (class 0). The centre of the cube is left out: an untrained network's outputs stand
+    there, where the scores of eq. 5 have no useful gradient. This gives the corners for up to 8
+    classes (distance 1), corners and face centres for up to 14 (0.707), and the 3 x 3 x 3 lattice
+    for up to 26 (0.5).
+
+    Args:
+        classes: Number of classes, at least 2.
+
+    Returns:
+        Anchors (classes, 3) in [0, 1].
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+    """
+    if classes < 2:
+        raise ValueError(f"class anchors are for two classes or more; got {classes}.")
+    side = 2
+    while True:
+        rooms = []
+        for kind in ("simple", "face", "body"):
+            points = np.array([p for p in _lattice(kind, side) if p != (0.5, 0.5, 0.5)])
+            if len(points) >= classes:
+                gaps = np.linalg.norm(points[:, None] - points[None], axis=2)
+                rooms.append((gaps[gaps > 0].min(), points))
+        if rooms:
+            break
+        side += 1
+    points = max(rooms, key=lambda room: float(room[0]))[1]
+    points = points[np.lexsort(points.T[::-1])]
+    picked = [0]
+    distance = np.linalg.norm(points - points[0], axis=1)
+    while len(picked) < classes:
+        picked.append(int(np.argmax(np.round(distance, 9))))
+        distance = np.minimum(distance, np.linalg.norm(points - points[picked[-1]], axis=1))
+    return tuple((float(x), float(y), float(z)) for x, y, z in points[picked])
+
+
+def anchor_distance(classes: int) -> float:
+    """Returns the smallest distance between two anchors of :func:`class_anchors`."""
+    anchors = torch.tensor(class_anchors(classes), dtype=torch.float64)
+    return float(torch.pdist(anchors).min())
+
+
+def class_scores(outputs: Tensor, classes: int) -> Tensor:
+    """Scores classes by eq. 5: 1 / (distance to the class's anchor + eps).
+
+    Args:
+        outputs: Raw outputs (...,3) of a network.
+        classes: Number of classes C.
+
+    Returns:
+        Scores (...,C); their softmax are the class probabilities.
+    """
+    anchors = outputs.new_tensor(class_anchors(classes))
+    # Without matrix products cdist is exact, and its gradient on an anchor is 0, not NaN.
+    distances = torch.cdist(
+        torch.sigmoid(outputs), anchors, compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    return 1 / (distances + SCORE_EPS)
+
+
+def task_values(outputs: Tensor, task: TaskSpec) -> Tensor:
+    """Turns raw outputs into what a task predicts, as numbers that may be averaged.
+
+    Args:
+        outputs: Raw outputs (...,3).
+        task: The task.
+
+    Returns:
+        Class probabilities (...,C), a probability (...,1): the mean of the channels, or unit
+        normals (...,3).
+    """
+    if task.kind == "classes":
+        return class_scores(outputs, len(task.classes)).softmax(-1)
+    if task.kind == "probability":
+        return torch.sigmoid(outputs).mean(-1, keepdim=True)
+    return F.normalize(outputs, dim=-1)
+
+
+@dataclass(frozen=True)
+class TaskLabels:
+    """What a network predicts for one task.
+
+    Attributes:
+        values: Class ids (N,H,W) uint8, probabilities (N,H,W), or unit normals (N,3,H,W);
+            255, 0 and 0 where not valid.
+        valid: Where (N,H,W) the palette asked for the task.
+    """
+
+    values: Tensor
+    valid: Tensor
+
+
+def decode_task(outputs: Tensor, task: TaskSpec) -> Tensor:
+    """Decodes raw outputs (P,3) of one task: class ids (P,), probabilities (P,), normals (P,3)."""
+    if task.kind == "classes":
+        return class_scores(outputs, len(task.classes)).argmax(-1).to(torch.uint8)
+    values = task_values(outputs, task)
+    return values[..., 0] if task.kind == "probability" else values
+
+
+def decode(composite: Tensor, palette: Tensor, tasks: Sequence[str]) -> Mapping[str, TaskLabels]:
+    """Reads the labels of every requested task out of a composite.
+
+    Args:
+        composite: Raw outputs (N,3,H,W).
+        palette: Task ids (N,H,W), 255 where nothing was asked.
+        tasks: Names by id.
+
+    Returns:
+        Labels by task name, for the tasks that the palette asks for somewhere.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+    """
+    if composite.ndim != 4 or composite.shape[1] != 3:
+        raise ValueError(f"a composite is (N,3,H,W); got {tuple(composite.shape)}.")
+    if palette.shape != (composite.shape[0], *composite.shape[2:]):
+        raise ValueError(
+            f"the palette is {tuple(palette.shape)}, the composite {tuple(composite.shape)}."
+        )
+    pixels = composite.permute(0, 2, 3, 1)
+    found = {}
+    for i, name in enumerate(tasks):
+        valid = palette == i
+        if not bool(valid.any()):
+            continue
+        task = get_task(name)
+        values = decode_task(pixels[valid], task)
+        fill = IGNORE if task.kind == "classes" else 0
+        shape = (*palette.shape, *values.shape[1:])
+        full = torch.full(shape, fill, dtype=values.dtype, device=values.device)
+        full[valid] = values
+        found[name] = TaskLabels(
+            full.permute(0, 3, 1, 2) if task.kind == "normals" else full, valid
+        )
+    return found

@@ -1,0 +1,398 @@
+"""The paper's three systems behind one call, ``model(image, palette)``: CTN, MHN and STN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctnet.networks.conditioning import TaskRepresentation, palette_pyramid, soft_pyramid
+from ctnet.networks.decoder import (
+    DECODERS,
+    LEVELS,
+    Condition,
+    Decoder,
+    DecoderConfig,
+    get_decoder_config,
+)
+from ctnet.networks.encoders import create_encoder, normalize
+from ctnet.palette import Palette
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
+
+if TYPE_CHECKING:
+    from ctnet.predictor import ImageLike, PaletteLike, Prediction
+
+GRID = LEVELS[-1]
+"""Images are padded inside the model to multiples of this."""
+
+System = Literal["ctn", "mhn", "stn"]
+
+
+def _check_keys(values: Mapping[str, Any], cls: type, name: str) -> None:
+    """Checks that values name fields of a dataclass, and all that have no default."""
+    known = {field.name: field.default is MISSING for field in fields(cls)}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} in {name}{nearest(key, known)}")
+    for key, required in known.items():
+        if required and key not in values:
+            raise ValueError(f"{name} lacks the key {key!r}.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that is needed to build a network; it travels with the weights.
+
+    Attributes:
+        system: ``ctn``, ``mhn`` or ``stn``.
+        encoder: Name of the encoder.
+        decoder: Name of a decoder, or its configuration.
+        tasks: Names of the tasks by id.
+        code_length: Length of the task codes of a CTN.
+    """
+
+    system: System = "ctn"
+    encoder: str = "efficientnet_lite0"
+    decoder: str | DecoderConfig = "compact"
+    tasks: tuple[str, ...] = DEFAULT_TASKS
+    code_length: int = 100
+
+    def __post_init__(self) -> None:
+        if self.system not in SYSTEMS:
+            raise ValueError(f"unknown system {self.system!r}{nearest(self.system, SYSTEMS)}")
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks must be one or more different names; got {self.tasks}.")
+        for task in self.tasks:
+            get_task(task)
+        if isinstance(self.decoder, str):
+            get_decoder_config(self.decoder)
+
+    @property
+    def decoder_config(self) -> DecoderConfig:
+        """The decoder's widths."""
+        return DECODERS[self.decoder] if isinstance(self.decoder, str) else self.decoder
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the configuration as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Reads a configuration from JSON types.
+
+        Raises:
+            ValueError: If a key is unknown or missing, or a value is not allowed.
+        """
+        _check_keys(values, cls, "a model's config")
+        values = dict(values)
+        decoder = values.get("decoder")
+        if isinstance(decoder, dict):
+            _check_keys(decoder, DecoderConfig, "a decoder's config")
+            lists = {k: tuple(v) if isinstance(v, list) else v for k, v in decoder.items()}
+            values["decoder"] = DecoderConfig(**lists)
+        if "tasks" in values:
+            values["tasks"] = tuple(values["tasks"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Features:
+    """An encoded image, ready for any number of palettes.
+
+    Attributes:
+        image: Normalised, padded image (N,3,H',W').
+        pyramids: The features at strides 2 to 32, one list for each encoder.
+        size: Height and width before padding.
+    """
+
+    image: Tensor
+    pyramids: tuple[list[Tensor], ...]
+    size: tuple[int, int]
+
+
+def pad_to_grid(x: Tensor) -> Tensor:
+    """Repeats the last row and column of (N,C,H,W) up to multiples of 32."""
+    height, width = x.shape[-2:]
+    bottom, right = -height % GRID, -width % GRID
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+class CompositeModel(nn.Module):
+    """A network that does each task where a palette asks for it.
+
+    Attributes:
+        config: What the network is.
+    """
+
+    def __init__(self, config: ModelConfig, pretrained_encoder: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self._build(pretrained_encoder)
+
+    def _build(self, pretrained_encoder: bool) -> None:
+        raise NotImplementedError
+
+    def _encode(self, image: Tensor) -> tuple[Tensor, tuple[list[Tensor], ...]]:
+        raise NotImplementedError
+
+    def _decode(self, features: Features, palette: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks by id."""
+        return self.config.tasks
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def encode(self, image: Tensor) -> Features:
+        """Computes what does not depend on the palette.
+
+        Args:
+            image: RGB in [0, 1] (N,3,H,W) or (3,H,W), float, any size.
+
+        Returns:
+            Features for :meth:`decode`.
+
+        Raises:
+            ValueError: If the shape or type is another.
+        """
+        if image.ndim == 3:
+            image = image[None]
+        if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+            raise ValueError(f"an image is (N,3,H,W) or (3,H,W); got {tuple(image.shape)}.")
+        if not image.is_floating_point():
+            raise ValueError(
+                f"an image is float RGB in [0, 1]; got {image.dtype}. Divide 8-bit values by 255, "
+                "or use model.predict, which takes any image."
+            )
+        image = image.to(next(self.parameters()).dtype)
+        padded, pyramids = self._encode(pad_to_grid(image))
+        return Features(padded, pyramids, (image.shape[2], image.shape[3]))
+
+    def decode(self, features: Features, palette: Tensor | Palette) -> Tensor:
+        """Does the requested tasks on an encoded image.
+
+        Args:
+            features: What :meth:`encode` gave.
+            palette: Task ids (N,H,W) or (H,W), 255 = nothing asked; a :class:`ctnet.Palette`; or
+                float fractions (N,K,H,W) that sum to 1 over the tasks. One palette serves a
+                whole batch.
+
+        Returns:
+            The composite's raw outputs (N,3,H,W).
+
+        Raises:
+            ValueError: If the palette has another size, an unknown id or invalid fractions.
+        """
+        n = features.image.shape[0]
+        ids = self._palette_tensor(palette, (n, *features.size)).to(features.image.device)
+        if ids.is_floating_point():
+            padded = pad_to_grid(ids.to(features.image.dtype))
+        else:
+            padded = pad_to_grid(ids[:, None].float())[:, 0].long()
+        height, width = features.size
+        return self._decode(features, padded)[..., :height, :width]
+
+    def forward(self, image: Tensor, palette: Tensor | Palette) -> Tensor:
+        """Does the requested tasks: :meth:`decode` of :meth:`encode`.
+
+        Returns:
+            The composite's raw outputs (N,3,H,W), or (3,H,W) for a single image.
+        """
+        composite = self.decode(self.encode(image), palette)
+        return composite if image.ndim == 4 else composite[0]
+
+    def predict(
+        self,
+        image: ImageLike,
+        palette: PaletteLike = "mosaic",
+        long_side: int | None = None,
+        seed: int = 0,
+    ) -> Prediction:
+        """Predicts on any image, at the image's own size; see :func:`ctnet.predictor.predict`."""
+        from ctnet.predictor import DEFAULT_LONG_SIDE, predict
+
+        return predict(self, image, palette, long_side or DEFAULT_LONG_SIDE, seed)
+
+    def _palette_tensor(self, palette: Tensor | Palette, shape: tuple[int, int, int]) -> Tensor:
+        """Checks a palette against the expected (N,H,W) and gives it that batch size."""
+        if isinstance(palette, Palette):
+            if palette.tasks != self.tasks:
+                raise ValueError(f"the palette's tasks are {palette.tasks}, ours {self.tasks}.")
+            palette = palette.tensor()
+        n, height, width = shape
+        if palette.is_floating_point():
+            return self._soft_palette(palette, shape)
+        if palette.dtype == torch.bool:
+            raise ValueError("a palette holds task ids (int) or fractions (float); got bool.")
+        if palette.ndim == 2:
+            palette = palette[None]
+        if palette.ndim != 3 or palette.shape[1:] != (height, width) or len(palette) not in (1, n):
+            raise ValueError(
+                f"the palette is {tuple(palette.shape)}, the image {shape}: both need the same "
+                "height and width, and one palette or one for each image."
+            )
+        palette = palette.long()
+        known = (palette >= 0) & (palette < len(self.tasks)) | (palette == IGNORE)
+        if not bool(known.all()):
+            unknown = sorted({int(i) for i in palette[~known].unique()})
+            ids = ", ".join(f"{i} = {name}" for i, name in enumerate(self.tasks))
+            raise ValueError(f"unknown task ids {unknown[:5]}; known: {ids}, {IGNORE} = nothing.")
+        return palette.expand(n, -1, -1)
+
+    def _soft_palette(self, palette: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        n, height, width = shape
+        if palette.ndim == 3:
+            palette = palette[None]
+        wanted = (len(self.tasks), height, width)
+        if palette.ndim != 4 or palette.shape[1:] != wanted or len(palette) not in (1, n):
+            raise ValueError(
+                f"a palette of fractions is (N,K,H,W), here {(n, *wanted)}; got "
+                f"{tuple(palette.shape)}."
+            )
+        sums = palette.detach().sum(1)
+        if bool((palette.detach() < 0).any()) or not torch.allclose(
+            sums, torch.ones_like(sums), atol=1e-3
+        ):
+            raise ValueError("a palette of fractions is at least 0 and sums to 1 over the tasks.")
+        return palette.expand(n, -1, -1, -1)
+
+
+class CTN(CompositeModel):
+    """CompositeTasking network: one encoder, one decoder that the palette conditions."""
+
+    def _build(self, pretrained_encoder: bool) -> None:
+        config = self.config.decoder_config
+        encoder = create_encoder(self.config.encoder, pretrained_encoder)
+        self.encoder = encoder
+        self.representation = TaskRepresentation(
+            len(self.tasks), self.config.code_length, config.embedding
+        )
+        self.decoder = Decoder(config, encoder.channels, conditioned=True)
+
+    def _encode(self, image: Tensor) -> tuple[Tensor, tuple[list[Tensor], ...]]:
+        image = normalize(image, self.encoder.mean, self.encoder.std)
+        return image, (self.encoder(image),)
+
+    def _decode(self, features: Features, palette: Tensor) -> Tensor:
+        embeddings = self.representation()
+        if palette.is_floating_point():
+            levels = soft_pyramid(palette, LEVELS)
+        else:
+            levels = palette_pyramid(palette, len(self.tasks), LEVELS, embeddings.dtype)
+        condition = Condition(embeddings, levels)
+        return cast(Tensor, self.decoder(features.image, features.pyramids[0], condition))
+
+
+class _PerTaskModel(CompositeModel):
+    """Makes the composite of a plain answer per task, each computed only where it is asked."""
+
+    def _answer(self, features: Features, task: int) -> Tensor:
+        raise NotImplementedError
+
+    def _decode(self, features: Features, palette: Tensor) -> Tensor:
+        n, _, height, width = features.image.shape
+        composite = features.image.new_zeros(n, 3, height, width)
+        for task in range(len(self.tasks)):
+            soft = palette.is_floating_point()
+            share = palette[:, task, None] if soft else (palette == task)[:, None]
+            if not bool((share != 0).any()):
+                continue
+            answer = self._answer(features, task)
+            composite = (
+                composite + share * answer if soft else torch.where(share, answer, composite)
+            )
+        return composite
+
+
+class MHN(_PerTaskModel):
+    """Multi-head network: a shared encoder and one plain decoder a task."""
+
+    def _build(self, pretrained_encoder: bool) -> None:
+        encoder = create_encoder(self.config.encoder, pretrained_encoder)
+        self.encoder = encoder
+        config = self.config.decoder_config
+        self.decoders = nn.ModuleList(
+            Decoder(config, encoder.channels, conditioned=False) for _ in self.tasks
+        )
+
+    def _encode(self, image: Tensor) -> tuple[Tensor, tuple[list[Tensor], ...]]:
+        image = normalize(image, self.encoder.mean, self.encoder.std)
+        return image, (self.encoder(image),)
+
+    def _answer(self, features: Features, task: int) -> Tensor:
+        return cast(Tensor, self.decoders[task](features.image, features.pyramids[0], None))
+
+
+class SingleTaskNetwork(nn.Module):
+    """A plain encoder and decoder for one task.
+
+    Args:
+        config: Configuration of the STN that it belongs to.
+        pretrained_encoder: Start from ImageNet weights.
+    """
+
+    def __init__(self, config: ModelConfig, pretrained_encoder: bool) -> None:
+        super().__init__()
+        encoder = create_encoder(config.encoder, pretrained_encoder)
+        self.encoder = encoder
+        self.decoder = Decoder(config.decoder_config, encoder.channels, conditioned=False)
+
+
+class STN(_PerTaskModel):
+    """Single-task networks: one whole network a task, in ``networks``."""
+
+    def _build(self, pretrained_encoder: bool) -> None:
+        self.networks = nn.ModuleList(
+            SingleTaskNetwork(self.config, pretrained_encoder) for _ in self.tasks
+        )
+
+    def _encode(self, image: Tensor) -> tuple[Tensor, tuple[list[Tensor], ...]]:
+        networks = cast(Sequence[SingleTaskNetwork], self.networks)
+        first = networks[0].encoder
+        image = normalize(image, first.mean, first.std)
+        return image, tuple(network.encoder(image) for network in networks)
+
+    def _answer(self, features: Features, task: int) -> Tensor:
+        network = cast(SingleTaskNetwork, self.networks[task])
+        return cast(Tensor, network.decoder(features.image, features.pyramids[task], None))
+
+
+SYSTEMS: dict[str, type[CompositeModel]] = {"ctn": CTN, "mhn": MHN, "stn": STN}
+
+
+def create(
+    system: str = "ctn",
+    encoder: str = "efficientnet_lite0",
+    decoder: str | DecoderConfig = "compact",
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    pretrained_encoder: bool = False,
+) -> CompositeModel:
+    """Builds an untrained network.
+
+    Args:
+        system: ``ctn``, ``mhn`` or ``stn`` (one network a task, in ``.networks``).
+        encoder: ``resnet18``, ``resnet34``, ``resnet50``, ``efficientnet_lite0``,
+            ``efficientnet_lite2`` or ``timm:NAME``.
+        decoder: ``paper``, ``compact`` or a configuration of one's own.
+        tasks: Names of the tasks; their order gives the ids.
+        pretrained_encoder: Start the encoder from ImageNet weights.
+
+    Raises:
+        ValueError: If a name is unknown; the message names the nearest match.
+    """
+    config = ModelConfig(cast(System, system), encoder, decoder, tuple(tasks))
+    return build(config, pretrained_encoder)
+
+
+def build(config: ModelConfig, pretrained_encoder: bool = False) -> CompositeModel:
+    """Builds the network that a configuration describes."""
+    return SYSTEMS[config.system](config, pretrained_encoder)

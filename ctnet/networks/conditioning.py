@@ -1,0 +1,253 @@
+"""Conditioning: task codes to embeddings, a palette to mixtures, mixtures to affine parameters.
+
+Gamma and beta of eq. 1 depend only on the mixture of tasks in a cell, so they are computed once
+for every distinct mixture and looked up per pixel. At stride 1 a cell holds one task; at stride s
+it holds the mean of the embeddings of its s x s pixels (the 2 x 2 means per level of the paper's
+code). Pixels that request nothing (255) take no part in that mean; a cell without any request has
+the zero embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctnet.tasks import IGNORE
+
+CODE_BLOCK = 20
+"""Ones in a task's code: its length is this times the number of codes it was made for."""
+
+ONE_HOT_ROWS = 32
+"""Up to so many distinct mixtures, gradients of a table are one matrix product."""
+
+
+@dataclass(frozen=True)
+class MixtureMap:
+    """The mixture of tasks in every cell of one level.
+
+    Attributes:
+        weights: Distinct mixtures (M,K), rows that sum to 1 or, where nothing is asked, to 0.
+        index: Row of each cell (N,h,w), or None where all cells hold the only row.
+    """
+
+    weights: Tensor
+    index: Tensor | None
+
+
+def _distinct_counts(counts: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+    """Finds distinct rows of whole-numbered counts (P,K), each at most ``cell``."""
+    tasks = counts.shape[1]
+    if (cell + 1) ** tasks < 2**62:
+        radix = torch.tensor([(cell + 1) ** k for k in range(tasks)], device=counts.device)
+        keys, index = torch.unique((counts.long() * radix).sum(1), return_inverse=True)
+        rows = (keys[:, None] // radix) % (cell + 1)
+    else:
+        rows, index = torch.unique(counts.long(), dim=0, return_inverse=True)
+    return rows, index
+
+
+def _mixtures(counts: Tensor, cell: int, dtype: torch.dtype) -> MixtureMap:
+    """Turns counts of requests (N,K,h,w) in cells of ``cell`` pixels into a mixture map."""
+    n, tasks, height, width = counts.shape
+    rows, index = _distinct_counts(counts.permute(0, 2, 3, 1).reshape(-1, tasks), cell)
+    weights = rows.to(dtype)
+    weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+    return MixtureMap(weights, index.view(n, height, width) if len(weights) > 1 else None)
+
+
+def palette_pyramid(
+    palette: Tensor, tasks: int, strides: Sequence[int], dtype: torch.dtype = torch.float32
+) -> dict[int, MixtureMap]:
+    """Finds the mixtures that a palette of ids makes at each level.
+
+    Args:
+        palette: Task ids (N,H,W), 0 to ``tasks`` - 1 or 255 for no request; H and W are multiples
+            of every stride.
+        tasks: Number of tasks K.
+        strides: Strides of the levels.
+        dtype: Type of the weights.
+
+    Returns:
+        The mixture map of each stride.
+    """
+    first = palette.flatten()[:1]
+    if bool((palette == first).all()):
+        weights = torch.zeros(1, tasks, dtype=dtype, device=palette.device)
+        if int(first) != IGNORE:
+            weights[0, int(first)] = 1
+        return {stride: MixtureMap(weights, None) for stride in strides}
+    ids = torch.where(palette == IGNORE, tasks, palette.long())
+    one_hot = F.one_hot(ids, tasks + 1)[..., :tasks].permute(0, 3, 1, 2).float()
+    pyramid = {}
+    for stride in strides:
+        if stride == 1:
+            eye = torch.eye(tasks, dtype=dtype, device=palette.device)
+            pyramid[1] = MixtureMap(F.pad(eye, (0, 0, 0, 1)), ids)
+        else:
+            counts = F.avg_pool2d(one_hot, stride, divisor_override=1)
+            pyramid[stride] = _mixtures(counts, stride * stride, dtype)
+    return pyramid
+
+
+def soft_pyramid(fractions: Tensor, strides: Sequence[int]) -> dict[int, MixtureMap]:
+    """Finds the mixtures of a soft palette; gradients flow through the weights.
+
+    Args:
+        fractions: Share of each task at each pixel (N,K,H,W), summing to 1 over K.
+        strides: Strides of the levels.
+
+    Returns:
+        The mixture map of each stride, one row a cell.
+    """
+    pyramid = {}
+    for stride in strides:
+        cells = F.avg_pool2d(fractions, stride) if stride > 1 else fractions
+        n, tasks, height, width = cells.shape
+        rows = torch.arange(n * height * width, device=cells.device).view(n, height, width)
+        pyramid[stride] = MixtureMap(cells.permute(0, 2, 3, 1).reshape(-1, tasks), rows)
+    return pyramid
+
+
+def _sum_by_row(values: Tensor, index: Tensor | None, rows: int) -> Tensor:
+    """Sums values (P,C) over the cells that share a row of a table: (rows,C)."""
+    if index is None:
+        return values.sum(0, keepdim=True)
+    if rows <= ONE_HOT_ROWS:
+        return (torch.arange(rows, device=index.device)[:, None] == index).to(values.dtype) @ values
+    return values.new_zeros(rows, values.shape[1]).index_add_(0, index, values)
+
+
+def _at_cells(table: Tensor, index: Tensor | None) -> Tensor:
+    """Looks up the row of each cell: (P,C), or (1,C) where all cells share the only row."""
+    return table if index is None else table.index_select(0, index)
+
+
+class _ConditionedBatchNorm(torch.autograd.Function):
+    """Eq. 1 with batch statistics, as one scale and one shift per cell.
+
+    The gradient needs no more than two sums per row of the table: the statistics' own part of it
+    follows from those.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def,override]
+        ctx,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        index: Tensor | None,
+        mean: Tensor,
+        rstd: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x, gamma, index, mean, rstd)
+        scale = gamma * rstd
+        return torch.addcmul(_at_cells(beta - mean * scale, index), x, _at_cells(scale, index))
+
+    @staticmethod
+    def backward(  # type: ignore[no-untyped-def,override]
+        ctx, grad: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        x, gamma, index, mean, rstd = ctx.saved_tensors
+        grad_beta = _sum_by_row(grad, index, len(gamma))
+        grad_gamma = (_sum_by_row(grad * x, index, len(gamma)) - mean * grad_beta) * rstd
+        slope = (gamma * grad_gamma).sum(0) * rstd * rstd / len(x)
+        offset = (gamma * grad_beta).sum(0) * rstd / len(x) - slope * mean
+        grad_x = grad * _at_cells(gamma * rstd, index)
+        grad_x -= offset
+        return grad_x.addcmul_(x, slope, value=-1), grad_gamma, grad_beta, None, None, None
+
+
+def task_codes(tasks: int, length: int) -> Tensor:
+    """Builds the unit codes z_k (tasks, length): blocks of ``CODE_BLOCK`` equal entries.
+
+    Raises:
+        ValueError: If the length does not hold a block for every task.
+    """
+    if length < tasks * CODE_BLOCK:
+        raise ValueError(
+            f"{tasks} tasks need codes of at least {tasks * CODE_BLOCK} entries, got {length}."
+        )
+    codes = torch.zeros(tasks, length)
+    for task in range(tasks):
+        codes[task, task * CODE_BLOCK : (task + 1) * CODE_BLOCK] = CODE_BLOCK**-0.5
+    return codes
+
+
+class TaskRepresentation(nn.Module):
+    """Maps the fixed code of every task to its embedding (section 3, task representation block).
+
+    Args:
+        tasks: Number of tasks K.
+        code_length: Length of the codes, 100 in the paper.
+        width: Length E of the embeddings, 128 in the paper.
+        layers: Number of fully connected layers, 6 in the paper.
+    """
+
+    def __init__(
+        self, tasks: int, code_length: int = 100, width: int = 128, layers: int = 6
+    ) -> None:
+        super().__init__()
+        self.codes: Tensor
+        self.register_buffer("codes", task_codes(tasks, code_length))
+        mapping: list[nn.Module] = []
+        for layer in range(layers):
+            mapping += [nn.Linear(width if layer else code_length, width), nn.LeakyReLU(0.2)]
+        self.mapping = nn.Sequential(*mapping)
+
+    def forward(self) -> Tensor:
+        """Returns the embeddings (K,E)."""
+        return cast(Tensor, self.mapping(self.codes))
+
+
+class ConditionedNorm(nn.Module):
+    """Batch norm whose scale and shift are chosen by the request at each pixel (eq. 1).
+
+    Args:
+        channels: Channels C of the normalised features.
+        embedding: Length E of task embeddings.
+        hidden: Width of the layer that gamma and beta share.
+    """
+
+    def __init__(self, channels: int, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.shared = nn.Linear(embedding, hidden)
+        self.gamma = nn.Linear(hidden, channels)
+        self.beta = nn.Linear(hidden, channels)
+        nn.init.ones_(self.gamma.bias)
+        nn.init.zeros_(self.beta.bias)
+
+    def table(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes gamma and beta, (M,C) each, of embeddings (M,E)."""
+        hidden = F.leaky_relu(self.shared(embeddings))
+        return self.gamma(hidden), self.beta(hidden)
+
+    def forward(self, x: Tensor, mixtures: MixtureMap, embeddings: Tensor) -> Tensor:
+        """Normalises ``x`` (N,C,h,w) and applies the parameters of each cell's mixture."""
+        gamma, beta = self.table(mixtures.weights @ embeddings)
+        n, channels, height, width = x.shape
+        index = None if mixtures.index is None else mixtures.index.flatten()
+        cells = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        if self.norm.training:
+            mean, rstd = self._batch_statistics(x)
+            cells = _ConditionedBatchNorm.apply(cells, gamma, beta, index, mean, rstd)
+        else:
+            scale = gamma * (self.norm.running_var + self.norm.eps).rsqrt()  # type: ignore[operator]
+            shift = beta - self.norm.running_mean * scale
+            cells = torch.addcmul(_at_cells(shift, index), cells, _at_cells(scale, index))
+        return cells.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Updates the running statistics; returns mean and 1/std of each channel."""
+        norm = self.norm
+        _, mean, rstd = torch.native_batch_norm(
+            x, None, None, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
+        )
+        norm.num_batches_tracked += 1  # type: ignore[operator]
+        return mean, rstd
