@@ -1,0 +1,260 @@
+"""Measures a model under a rule on labelled photographs.
+
+Under S every task is asked everywhere, under a rule each pixel counts for the task that the
+rule's palette asks for there. Each task is measured on the sources with the best labels for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ctnet.decoding import decode
+from ctnet.evaluation.edges import BoundaryF
+from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
+from ctnet.networks.composite import CompositeModel
+from ctnet.rules import Rule, get_rule
+from ctnet.tasks import get_task, nearest
+from ctnet.training.datasets import CompositeDataset, CompositeMTMini, Sample
+
+S = "S"
+"""Name of the rule that asks for one task everywhere, for each task in turn."""
+
+RULE_NAMES = (S, "R1", "R2", "R3", "Rrnd")
+
+SOURCES = {
+    "seg": ("voc", "coco"),
+    "parts": ("voc", "coco", "ccp"),
+    "edges": ("bsds",),
+    "saliency": ("ecssd",),
+    "normals": ("nyu",),
+}
+"""Where each task is measured under rules that need no class map."""
+
+SEMANTIC_SOURCES = {**SOURCES, "edges": ("voc", "coco"), "saliency": ("voc", "coco")}
+"""The same for rules that map classes: these need true class maps, so edges and saliency are
+measured on labels that are distilled."""
+
+HEADLINE = {
+    "seg": "miou",
+    "parts": "miou",
+    "edges": "ods_f",
+    "saliency": "miou",
+    "normals": "mean",
+}
+"""The figure of each task that the paper's tables show."""
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Figures of one model under one rule.
+
+    Attributes:
+        model: Name of the model.
+        rule: Name of the rule.
+        data: Name of the data set.
+        split: Split of it.
+        sources: Sources of each task.
+        labels: Kinds of the labels of each task (``true``, ``distilled``).
+        scores: Figures of each task by name.
+        seed: Seed of the palettes.
+    """
+
+    model: str
+    rule: str
+    data: str
+    split: str
+    sources: dict[str, tuple[str, ...]]
+    labels: dict[str, tuple[str, ...]]
+    scores: dict[str, dict[str, Any]]
+    seed: int
+
+    def headline(self, task: str) -> float:
+        """Returns the task's figure of the paper's tables."""
+        return float(self.scores[task][HEADLINE[task]])
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes ``MODEL_RULE.json`` and returns its path."""
+        path = Path(folder) / f"{self.model}_{self.rule}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(_rounded(asdict(self)), indent=1, allow_nan=False)
+        path.write_text(text + "\n")
+        return path
+
+
+def _rounded(value: Any) -> Any:
+    """Rounds to four digits, and NaN to null, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(entry) for entry in value]
+    if isinstance(value, float):
+        return None if np.isnan(value) else round(value, 4)
+    return value
+
+
+class Evaluator:
+    """Accumulates the metrics of all tasks over images.
+
+    Args:
+        tasks: Tasks to measure.
+        edge_thresholds: Number of thresholds of the boundary measure.
+    """
+
+    def __init__(self, tasks: Sequence[str], edge_thresholds: int = 33) -> None:
+        levels = np.linspace(0, 1, edge_thresholds + 2)[1:-1]
+        self._metrics: dict[str, Any] = {}
+        for name in tasks:
+            task = get_task(name)
+            if task.kind == "classes":
+                self._metrics[name] = ClassMetric(len(task.classes))
+            elif task.kind == "normals":
+                self._metrics[name] = NormalsMetric()
+            elif name == "edges":
+                self._metrics[name] = BoundaryF(thresholds=levels)
+            else:
+                self._metrics[name] = SaliencyMetric()
+
+    def update(
+        self,
+        name: str,
+        values: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        annotators: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        """Adds one image's answer for one task.
+
+        Args:
+            name: The task.
+            values: What :func:`ctnet.decoding.decode` gave, without the batch dimension.
+            label: The label of the task, without the batch dimension.
+            valid: Pixels that were asked and have a label (H,W).
+            annotators: Boundaries of several humans (H,W); they replace the label of edges.
+        """
+        if not bool(valid.any()):
+            return
+        if name == "edges":
+            truth = annotators or [label.numpy() >= 0.5]
+            self._metrics[name].update(values.numpy(), truth, valid=valid.numpy())
+        else:
+            self._metrics[name].update(values, label, valid)
+
+    def compute(self) -> dict[str, dict[str, Any]]:
+        """Returns the figures of each task that was seen."""
+        found = {}
+        for name, metric in self._metrics.items():
+            try:
+                found[name] = asdict(metric.compute())
+            except ValueError:
+                continue
+        return found
+
+
+@torch.inference_mode()
+def evaluate(
+    model: CompositeModel,
+    root: str | Path,
+    rule: str = S,
+    split: str = "val",
+    name: str = "model",
+    limit: int | None = None,
+    edge_thresholds: int = 33,
+    seed: int = 0,
+    progress: bool = True,
+) -> EvalResult:
+    """Measures a model.
+
+    Args:
+        model: Network in eval mode.
+        root: Folder of CompositeMT-mini.
+        rule: ``S``, a rule's name, or a rule file.
+        split: Split to measure on.
+        name: Name of the model in the result.
+        limit: Most images a task, taken evenly; None takes all.
+        edge_thresholds: Number of thresholds of the boundary measure.
+        seed: Seed of mosaic and random palettes.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If the rule is unknown.
+        FileNotFoundError: If the data set is not there.
+    """
+    parsed = None if rule == S else _find_rule(rule, model.tasks)
+    by_task = SEMANTIC_SOURCES if parsed and parsed.needs_labels else SOURCES
+    source = CompositeMTMini(root, split)
+    plan = _plan(source, by_task, model.tasks, limit)
+    dataset = CompositeDataset(source, parsed, model.tasks)
+    evaluator = Evaluator(tuple(by_task), edge_thresholds)
+    bar = tqdm(sorted(plan), desc=f"{name} on {rule}", unit="image", disable=not progress)
+    for index in bar:
+        sample = dataset[(index, seed * 1_000_003 + index)]
+        annotators = source.annotators(index)
+        for task, values, asked in _answers(model, sample, plan[index], parsed):
+            number = model.tasks.index(task)
+            valid = sample.valid[number] & asked
+            evaluator.update(task, values, sample.labels[task], valid, annotators)
+    kinds = {
+        task: tuple(sorted({source.kind(i, task) for i, names in plan.items() if task in names}))
+        for task in by_task
+    }
+    return EvalResult(
+        name,
+        parsed.name if parsed else S,
+        "CompositeMT-mini",
+        split,
+        dict(by_task),
+        kinds,
+        evaluator.compute(),
+        seed,
+    )
+
+
+def _find_rule(name: str, tasks: Sequence[str]) -> Rule:
+    try:
+        return get_rule(name, tasks)
+    except ValueError as error:
+        raise ValueError(f"unknown rule {name!r}{nearest(name, RULE_NAMES)}") from error
+
+
+def _plan(
+    source: CompositeMTMini,
+    by_task: Mapping[str, Sequence[str]],
+    tasks: Sequence[str],
+    limit: int | None,
+) -> dict[int, list[str]]:
+    """Chooses the tasks to measure on each image, by index."""
+    plan: dict[int, list[str]] = {}
+    for task, sources in by_task.items():
+        if task not in tasks:
+            continue
+        fit = [i for i, row in enumerate(source.rows) if row["source"] in sources and row[task]]
+        if limit is not None and len(fit) > limit:
+            fit = [fit[k * len(fit) // limit] for k in range(limit)]
+        for index in fit:
+            plan.setdefault(index, []).append(task)
+    return plan
+
+
+def _answers(
+    model: CompositeModel, sample: Sample, tasks: Sequence[str], rule: Rule | None
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yields (task, values, where asked) of an image, without a batch dimension."""
+    features = model.encode(sample.image[None].to(model.device))
+    if rule is not None:
+        palettes = {None: sample.palette}
+    else:
+        palettes = {t: torch.full_like(sample.palette, model.tasks.index(t)) for t in tasks}
+    for only, palette in palettes.items():
+        composite = model.decode(features, palette).float().cpu()
+        for task, labels in decode(composite, palette[None], model.tasks).items():
+            if task in tasks and only in (None, task):
+                yield task, labels.values[0], labels.valid[0]

@@ -1,0 +1,102 @@
+"""Tables of results as Markdown, written from ``results/*.json`` alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ctnet.evaluation.evaluate import HEADLINE, RULE_NAMES, EvalResult
+from ctnet.zoo.manifest import ModelInfo, list_models, model_info
+
+COLUMNS = {
+    "seg": "SemSeg mIoU ↑",
+    "parts": "Parts mIoU ↑",
+    "normals": "Normals mean ° ↓",
+    "saliency": "Saliency mIoU ↑",
+    "edges": "Edges odsF ↑",
+}
+
+
+def read_results(folder: str | Path) -> list[EvalResult]:
+    """Reads the results of all evaluations in a folder, by model and rule.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    known = {entry.name for entry in fields(EvalResult)}
+    found = []
+    for path in sorted(Path(folder).glob("*.json")):
+        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if set(values) == known:
+            found.append(EvalResult(**values))
+    if not found:
+        raise FileNotFoundError(f"no results of 'ctnet eval' in {folder}.")
+    order = {rule: number for number, rule in enumerate(RULE_NAMES)}
+    return sorted(found, key=lambda r: (r.model, order.get(r.rule, len(order)), r.rule))
+
+
+def metrics_table(results: Sequence[EvalResult]) -> str:
+    """Builds a Markdown table: a row for each model and rule, a column for each task.
+
+    Figures on labels that are not all true ones carry an asterisk.
+    """
+    lines = [
+        "| Model | Rule | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for result in results:
+        cells = [_cell(result, task) for task in COLUMNS]
+        lines.append(f"| `{result.model}` | {result.rule} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(result: EvalResult, task: str) -> str:
+    if task not in result.scores:
+        return "–"
+    digits = 3 if HEADLINE[task] == "ods_f" else 1
+    mark = "" if set(result.labels[task]) == {"true"} else "\\*"
+    return f"{result.headline(task):.{digits}f}{mark}"
+
+
+def training_table(models: Sequence[ModelInfo]) -> str:
+    """Builds a Markdown table of how models were trained: a row for each."""
+    lines = [
+        "| Model | Parameters | Rule | Start | Steps × batch | Crop | Seed | Hours | Hardware |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for info in models:
+        run = info.training
+        lines.append(
+            f"| `{info.name}` | {info.parameters / 1e6:.2f} M | {info.rule} | {run['start']} | "
+            f"{run['steps']} × {run['batch_size']} | {run['image_size']} px | {run['seed']} | "
+            f"{run['seconds'] / 3600:.1f} | {run['hardware']} |"
+        )
+    return "\n".join(lines)
+
+
+def update_readme(readme: str | Path, results: str | Path) -> None:
+    """Replaces the tables between the marks in a Markdown file; only models of the zoo are shown.
+
+    Raises:
+        ValueError: If the file has no marks.
+    """
+    path = Path(readme)
+    names = list_models()
+    text = path.read_text("utf-8")
+    measured = [result for result in read_results(results) if result.model in names]
+    text = _replace(text, "metrics", metrics_table(measured))
+    text = _replace(text, "training", training_table([model_info(name) for name in names]))
+    path.write_text(text, "utf-8")
+
+
+def _replace(text: str, name: str, content: str) -> str:
+    """Replaces what stands between two marks."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, found, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"no lines {begin} and {end} to write the table between.")
+    return f"{head}{begin}\n{content}\n{end}{tail}"

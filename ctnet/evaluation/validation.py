@@ -1,0 +1,39 @@
+"""Validation during training: a quick measure whose ``score`` picks the best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ctnet.evaluation.evaluate import S, evaluate
+from ctnet.networks.composite import CompositeModel
+from ctnet.rules import get_rule
+from ctnet.training.config import TrainConfig
+
+EDGE_THRESHOLDS = 7
+WORST_ANGLE = 90.0
+
+
+def validator(config: TrainConfig) -> Callable[[CompositeModel], Mapping[str, float]]:
+    """Builds the measure of a run.
+
+    Rules that map classes are validated on themselves, the others on S. ``score`` is the mean of
+    the tasks' figures, each on a scale where 100 is perfect.
+    """
+    rule = config.rule if get_rule(config.rule, config.model.tasks).needs_labels else S
+    limit = max(1, config.validate_images // len(config.model.tasks)) or None
+
+    def measure(model: CompositeModel) -> Mapping[str, float]:
+        result = evaluate(
+            model,
+            config.data,
+            rule,
+            limit=limit if config.validate_images else None,
+            edge_thresholds=EDGE_THRESHOLDS,
+            progress=False,
+        )
+        figures = {task: result.headline(task) for task in result.scores}
+        scale = {"edges": lambda f: 100 * f, "normals": lambda a: 100 * (1 - a / WORST_ANGLE)}
+        scaled = [scale.get(task, lambda x: x)(value) for task, value in figures.items()]
+        return {**figures, "score": sum(scaled) / len(scaled)}
+
+    return measure

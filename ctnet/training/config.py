@@ -1,0 +1,175 @@
+"""What a training run is: one frozen dataclass, read from TOML or YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ctnet.networks.composite import ModelConfig
+from ctnet.rules import read_mapping
+from ctnet.tasks import TASKS, nearest
+from ctnet.training.losses import PAPER_WEIGHTS
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Layout = Literal["compositemt", "pascal-mt"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+LEAST = {
+    "size": 1,
+    "batch_size": 1,
+    "steps": 1,
+    "validate_every": 1,
+    "validate_images": 0,
+    "frozen_stages": 0,
+    "warmup": 0,
+    "workers": 0,
+    "seed": 0,
+    "focal_gamma": 0,
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        name: Name of the run and of its folder.
+        model: The network.
+        rule: Rule that makes the palettes: ``R1``, ``R2``, ``R3``, ``Rrnd``, ``single:TASK`` or a
+            rule file.
+        data: Folder of the data set.
+        layout: Layout of that folder: ``compositemt`` or ``pascal-mt``.
+        init: Weights to start from: a zoo name or a safetensors file; None trains from scratch.
+        pretrained_encoder: Start the encoder from ImageNet weights.
+        frozen_stages: Encoder stages, from the image on, whose weights stay as they are.
+        frozen_statistics: Keep the encoder's batch norm statistics.
+        size: Side of the training crops in pixels.
+        scale: Smallest and largest scale of the photographs.
+        batch_size: Images a step.
+        steps: Steps of the run.
+        learning_rate: Of everything but the encoder.
+        encoder_rate: The encoder's learning rate over ``learning_rate``; 0.01 in the paper.
+        weight_decay: Of AdamW.
+        warmup: Steps of linear warm-up.
+        decay: Share of the steps at the end over which the rate falls linearly to zero.
+        clip: Largest norm of the gradient.
+        average: Decay of the exponential moving average of the weights, 0 for none.
+        loss_weights: lambda of each task in eq. 4.
+        focal_gamma: Focusing exponent of the class losses.
+        auxiliary: Weight of the plain class heads of :mod:`ctnet.training.auxiliary`, 0 for none.
+        class_power: Classes weigh by their share of pixels to the power of minus this.
+        repeat_threshold: Images with classes rarer than this are repeated.
+        precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        workers: Processes that load data.
+        cache: Keep decoded files in memory.
+        validate_every: Steps between validations and checkpoints.
+        validate_images: Images of each validation, taken evenly from the split; 0 takes all.
+        seed: Of initialisation, order, augmentation and palettes.
+    """
+
+    name: str
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rule: str = "R1"
+    data: str = "~/data/compositemt"
+    layout: Layout = "compositemt"
+    init: str | None = None
+    pretrained_encoder: bool = True
+    frozen_stages: int = 0
+    frozen_statistics: bool = False
+    size: int = 256
+    scale: tuple[float, float] = (0.6, 1.3)
+    batch_size: int = 10
+    steps: int = 50_000
+    learning_rate: float = 1e-3
+    encoder_rate: float = 0.01
+    weight_decay: float = 1e-5
+    warmup: int = 200
+    decay: float = 0.4
+    clip: float = 5.0
+    average: float = 0.0
+    loss_weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    focal_gamma: float = 2.0
+    auxiliary: float = 0.0
+    class_power: float = 0.0
+    repeat_threshold: float = 0.0
+    precision: Precision = "auto"
+    device: str = "auto"
+    workers: int = 2
+    cache: bool = True
+    validate_every: int = 1000
+    validate_images: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, wanted = getattr(self, entry.name), type(entry.default)
+            allowed = (float, int) if wanted is float else (wanted,)
+            if wanted in TYPES and type(value) not in allowed:
+                raise ValueError(f"{entry.name} must be {TYPES[wanted]}; got {value!r}.")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}.")
+        for name, choices in (("layout", get_args(Layout)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}{nearest(getattr(self, name), choices)}"
+                )
+        for task in self.loss_weights:
+            if task not in TASKS:
+                raise ValueError(f"unknown task {task!r} in loss_weights{nearest(task, TASKS)}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay is a share of the steps, 0 to 1; got {self.decay}.")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is a decay of at least 0 and below 1; got {self.average}.")
+        pair = isinstance(self.scale, tuple) and len(self.scale) == 2
+        if not (pair and 0 < self.scale[0] <= self.scale[1]):
+            raise ValueError(f"scale is a smallest and a largest scale; got {self.scale}.")
+        if self.size % 32:
+            raise ValueError(f"size must be a multiple of 32; got {self.size}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the configuration as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Reads a configuration from plain types.
+
+        Raises:
+            ValueError: If a key is unknown or a value is not allowed.
+        """
+        known = [entry.name for entry in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"unknown key {key!r} in a training config{nearest(key, known)}")
+        values = dict(values)
+        if isinstance(values.get("model"), Mapping):
+            values["model"] = ModelConfig.from_dict(values["model"])
+        if isinstance(values.get("scale"), list):
+            values["scale"] = tuple(float(edge) for edge in values["scale"])
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path, **overrides: Any) -> TrainConfig:
+        """Reads a TOML or YAML file, or a recipe of the package by name.
+
+        Args:
+            path: A file, or the name of a recipe such as ``ctn-r1``.
+            **overrides: Values that replace those of the file.
+
+        Raises:
+            FileNotFoundError: If there is neither such a file nor such a recipe.
+            ValueError: If the content is not a training configuration.
+        """
+        file = Path(path)
+        if not file.suffix:
+            file = RECIPES / f"{path}.toml"
+        if not file.is_file():
+            recipes = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+            raise FileNotFoundError(f"no config at {path}; recipes of the package: {recipes}.")
+        return cls.from_dict({"name": file.stem, **read_mapping(file), **overrides})

@@ -1,0 +1,302 @@
+"""Data sets: image, palette, labels and validity, for every rule."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision import tv_tensors
+
+from ctnet.rules import Rule
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task
+from ctnet.training.transforms import Normals, Strength, Validity, as_training_tensors
+
+LABEL_TYPES = {"classes": tv_tensors.Mask, "probability": Strength, "normals": Normals}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, or a batch of them (a leading N), with request and labels.
+
+    Attributes:
+        image: RGB in [0, 1] (3,H,W).
+        palette: Task ids (H,W) int64, 255 = nothing asked.
+        labels: By task name: class ids (H,W) int64 with 255 = not labelled, strengths (H,W) in
+            [0, 1], unit normals (3,H,W). Where a label is missing its values mean nothing.
+        valid: Where each task is labelled (K,H,W).
+    """
+
+    image: Tensor
+    palette: Tensor
+    labels: dict[str, Tensor]
+    valid: Tensor
+
+    def to(self, device: torch.device) -> Sample:
+        """Moves all tensors."""
+        return Sample(
+            self.image.to(device, non_blocking=True),
+            self.palette.to(device, non_blocking=True),
+            {name: x.to(device, non_blocking=True) for name, x in self.labels.items()},
+            self.valid.to(device, non_blocking=True),
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Stacks samples of one size into a batch."""
+    return Sample(
+        torch.stack([s.image for s in samples]),
+        torch.stack([s.palette for s in samples]),
+        {name: torch.stack([s.labels[name] for s in samples]) for name in samples[0].labels},
+        torch.stack([s.valid for s in samples]),
+    )
+
+
+class LabelSource(Protocol):
+    """Where images and labels come from: one class for each layout on disk."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images."""
+        ...
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Reads ``image`` (H,W,3) and the labels that exist, uint8, by task name.
+
+        Class maps are (H,W) with 255 = not labelled, strengths (H,W), normals (H,W,3) as
+        (n+1)/2 * 255; ``NAME.valid`` (H,W) bool says where a label counts if not everywhere.
+        """
+        ...
+
+
+class CompositeMTMini:
+    """The photographs and labels of CompositeMT-mini, unpacked into one folder.
+
+    Args:
+        root: The folder with the unpacked shards and ``index.csv``.
+        split: ``train`` or ``val``.
+        sources: Keep only these sources (``voc``, ``coco``, ``nyu``, ``ccp``, ``ecssd``, ``bsds``).
+
+    Raises:
+        FileNotFoundError: If the folder has no index.
+        ValueError: If nothing is left of the split.
+    """
+
+    unlabelled_edges = 128
+
+    def __init__(self, root: str | Path, split: str, sources: Sequence[str] | None = None) -> None:
+        self.root = Path(root).expanduser()
+        index = self.root / "index.csv"
+        if not index.is_file():
+            raise FileNotFoundError(
+                f"no index.csv in {self.root}: unpack the shards of the data set there and copy "
+                "its index.csv beside them."
+            )
+        with index.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        self.rows = [row for row in rows if sources is None or row["source"] in sources]
+        if not self.rows:
+            raise ValueError(f"{index} lists nothing for split {split!r}, sources {sources}.")
+        self.ids = [row["id"] for row in self.rows]
+
+    def kind(self, index: int, task: str) -> str:
+        """Returns ``true``, ``distilled`` or, where there is no label, an empty string."""
+        return self.rows[index].get(task) or ""
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Reads an image and the labels that exist; see :class:`LabelSource`."""
+        row = self.rows[index]
+        found = {"image": self._read(f"{row['id']}.image.jpg", "RGB")}
+        for task, suffix, mode in (
+            ("seg", "png", "L"), ("parts", "png", "L"), ("saliency", "jpg", "L"),
+            ("normals", "jpg", "RGB"),
+        ):  # fmt: skip
+            if row[task]:
+                found[task] = self._read(f"{row['id']}.{task}.{suffix}", mode)
+        if row["edges"]:
+            suffix = "png" if (self.root / f"{row['id']}.edges.png").exists() else "jpg"
+            found["edges"] = self._read(f"{row['id']}.edges.{suffix}", "L")
+            if row["source"] == "nyu":
+                found["edges.valid"] = found["edges"] != self.unlabelled_edges
+        return found
+
+    def annotators(self, index: int) -> list[np.ndarray] | None:
+        """Returns the boundaries (H,W) that each human drew, where they are known."""
+        row = self.rows[index]
+        if not row["annotators"]:
+            return None
+        with Image.open(self.root / f"{row['id']}.annotators.png") as image:
+            bits = np.array(image).astype(np.uint16)
+        return [(bits >> k & 1).astype(bool) for k in range(int(row["annotators"]))]
+
+    def _read(self, name: str, mode: str) -> np.ndarray:
+        with Image.open(self.root / name) as image:
+            keep = image.mode in (mode, "P")
+            return np.array(image if keep else image.convert(mode))
+
+
+class CompositeDataset(Dataset[Sample]):
+    """Samples of a label source under a rule.
+
+    An index may come with a seed, (index, seed): the same pair gives the same sample.
+
+    Args:
+        source: Where images and labels come from.
+        rule: What makes the palettes. Mosaic and random rules draw among the tasks that the image
+            has labels for; semantic rules read the class map ``seg`` and ask for nothing where it
+            is missing. None asks for nothing.
+        tasks: Names of the tasks by id.
+        transform: Joint augmentation; None keeps the image as it is.
+        cache: Keep decoded files in memory.
+    """
+
+    def __init__(
+        self,
+        source: LabelSource,
+        rule: Rule | None,
+        tasks: Sequence[str] = DEFAULT_TASKS,
+        transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        cache: bool = False,
+    ) -> None:
+        self.source = source
+        self.rule = rule
+        self.tasks = tuple(tasks)
+        self.transform = transform
+        self._cache: dict[int, dict[str, np.ndarray]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.source.ids)
+
+    def raw(self, index: int) -> dict[str, np.ndarray]:
+        """Returns the files of a sample, decoded, as :meth:`LabelSource.load` gives them."""
+        if self._cache is None:
+            return self.source.load(index)
+        if index not in self._cache:
+            self._cache[index] = self.source.load(index)
+        return self._cache[index]
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        index, seed = key if isinstance(key, tuple) else (key, key)
+        raw = self.raw(index)
+        tensors = self._tensors(raw)
+        if self.transform is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                tensors = self.transform(tensors)
+        tensors = as_training_tensors(tensors)
+        palette = self._palette(tensors, [t for t in self.tasks if t in raw], seed)
+        valid = tensors["valid"] > 0
+        labels = {}
+        for number, name in enumerate(self.tasks):
+            labels[name] = _finish(tensors[name], get_task(name).kind)
+            if get_task(name).kind == "classes":
+                valid[number] &= labels[name] != IGNORE
+        return Sample(tensors["image"].float() / 255, palette, labels, valid)
+
+    def _tensors(self, raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        height, width = raw["image"].shape[:2]
+        tensors: dict[str, Tensor] = {
+            "image": tv_tensors.Image(torch.from_numpy(raw["image"]).permute(2, 0, 1))
+        }
+        valid = torch.zeros(len(self.tasks), height, width, dtype=torch.uint8)
+        for number, name in enumerate(self.tasks):
+            kind = get_task(name).kind
+            shape = (3, height, width) if kind == "normals" else (1, height, width)
+            if name in raw:
+                array = torch.from_numpy(raw[name])
+                value = array.permute(2, 0, 1) if kind == "normals" else array[None]
+                mask = raw.get(f"{name}.valid")
+                valid[number] = 1 if mask is None else torch.from_numpy(mask)
+            else:
+                value = torch.full(shape, IGNORE, dtype=torch.uint8)
+            tensors[name] = LABEL_TYPES[kind](value)
+        tensors["valid"] = Validity(valid)
+        if self.rule is not None and self.rule.needs_labels and "seg" in raw:
+            # Of its own, as the network's tasks need not have seg among them.
+            tensors["classes"] = tv_tensors.Mask(torch.from_numpy(raw["seg"])[None])
+        return tensors
+
+    def _palette(self, tensors: dict[str, Tensor], labelled: list[str], seed: int) -> Tensor:
+        height, width = tensors["image"].shape[1:]
+        classes = tensors.get("classes")
+        if self.rule is None or (self.rule.needs_labels and classes is None):
+            return torch.full((height, width), IGNORE, dtype=torch.int64)
+        palette = self.rule.palette(
+            (height, width),
+            np.random.default_rng(seed),
+            None if classes is None else classes[0].numpy(),
+            self.tasks,
+            labelled or None,
+        )
+        return palette.tensor()
+
+
+def _finish(label: Tensor, kind: str) -> Tensor:
+    """Maps a stored label to the range that losses and metrics work in."""
+    if kind == "classes":
+        return label[0].long()
+    if kind == "probability":
+        return label[0].float() / 255
+    normals = label.float() / 127.5 - 1
+    return normals / normals.square().sum(0, keepdim=True).sqrt().clamp(min=1e-6)
+
+
+def repeat_factors(dataset: CompositeDataset, threshold: float) -> Tensor:
+    """Weighs samples so that rare classes are seen more often (Gupta et al. 2019, LVIS).
+
+    Args:
+        dataset: Samples whose class maps ``seg`` are counted.
+        threshold: Share of images below which a class is repeated.
+
+    Returns:
+        Weights (len(dataset),), at least 1: the largest sqrt(threshold / share) of its classes.
+    """
+    present = []
+    counts = np.zeros(256)
+    for index in range(len(dataset)):
+        classes = np.unique(dataset.raw(index).get("seg", np.empty(0, np.uint8)))
+        classes = classes[classes != IGNORE]
+        counts[classes] += 1
+        present.append(classes)
+    factors = np.maximum(1, np.sqrt(threshold * len(dataset) / np.maximum(counts, 1)))
+    return torch.tensor([factors[c].max() if len(c) else 1.0 for c in present])
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, seed) that depend only on the step, so that training resumes exactly.
+
+    Args:
+        weights: Relative frequency of each sample.
+        batch_size: Samples a step.
+        steps: The steps to yield.
+        seed: Seed of the whole run.
+
+    Raises:
+        ValueError: If there are fewer samples than a batch takes.
+    """
+
+    def __init__(self, weights: Tensor, batch_size: int, steps: range, seed: int) -> None:
+        if batch_size > len(weights):
+            raise ValueError(f"a batch of {batch_size} needs as many images; got {len(weights)}.")
+        self.weights = weights
+        self.batch_size = batch_size
+        self.steps = steps
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            generator = np.random.default_rng((self.seed, step))
+            share = self.weights.double().numpy()
+            indices = generator.choice(len(share), self.batch_size, False, share / share.sum())
+            seeds = generator.integers(2**31, size=self.batch_size)
+            yield [(int(i), int(s)) for i, s in zip(indices, seeds, strict=True)]

@@ -1,0 +1,120 @@
+"""The multi-task loss (eq. 4): each task's over the pixels that request it and have a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctnet.decoding import class_scores
+from ctnet.tasks import get_task
+from ctnet.training.datasets import Sample
+
+PAPER_WEIGHTS = {"seg": 3.0, "parts": 4.0, "edges": 50.0, "saliency": 8.0, "normals": 4.0}
+"""lambda_k of eq. 4."""
+
+
+def focal_cross_entropy(
+    scores: Tensor, target: Tensor, gamma: float = 2.0, class_weights: Tensor | None = None
+) -> Tensor:
+    """Focal cross-entropy (Lin et al. 2017), averaged over pixels.
+
+    Args:
+        scores: Class scores (P,C).
+        target: Class ids (P,).
+        gamma: Focusing exponent; 0 is plain cross-entropy.
+        class_weights: Weight of each class (C,), all 1 where None.
+    """
+    log_p = scores.log_softmax(1).gather(1, target[:, None])[:, 0]
+    rest = 1 - log_p.exp()
+    if gamma < 1:
+        # The power's slope is infinite at 0.
+        rest = rest.clamp(min=1e-6)
+    loss = -(rest**gamma) * log_p
+    if class_weights is None:
+        return loss.mean()
+    weights = class_weights[target]
+    return (loss * weights).sum() / weights.sum()
+
+
+def balanced_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy on every channel, positives and negatives weighed equally.
+
+    Positives weigh by the share of negatives among the pixels at hand and the other way round
+    (Xie & Tu 2015), with soft targets as they are; one pixel of each is added to the counts, so
+    that no share is zero.
+
+    Args:
+        outputs: Raw outputs (P,3).
+        target: Strengths (P,) in [0, 1].
+    """
+    positive = (target.sum() + 1) / (len(target) + 2)
+    target = target[:, None]
+    losses = -(
+        (1 - positive) * target * F.logsigmoid(outputs)
+        + positive * (1 - target) * F.logsigmoid(-outputs)
+    )
+    return losses.mean()
+
+
+def cosine_loss(outputs: Tensor, target: Tensor) -> Tensor:
+    """1 - cosine between raw outputs (P,3) and unit normals (P,3), averaged."""
+    return (1 - F.cosine_similarity(outputs, target, dim=1)).mean()
+
+
+@dataclass(frozen=True)
+class CompositeLoss:
+    """The weighted sum of the tasks' losses.
+
+    Attributes:
+        tasks: Names of the tasks by id.
+        weights: lambda of each task; a task that is left out weighs 1.
+        gamma: Focusing exponent of the class losses.
+        class_weights: Weights of the classes of a task, by task name.
+    """
+
+    tasks: Sequence[str]
+    weights: Mapping[str, float]
+    gamma: float
+    class_weights: Mapping[str, Tensor]
+
+    def __call__(self, composite: Tensor, sample: Sample) -> tuple[Tensor, dict[str, float]]:
+        """Compares a composite (N,3,H,W) with the labels where they were requested.
+
+        Returns:
+            The total to minimise, and the unweighted loss of every task that was supervised.
+        """
+        total: Tensor | None = None
+        parts = {}
+        precision = torch.promote_types(composite.dtype, torch.float32)
+        pixels = composite.to(precision).permute(0, 2, 3, 1)
+        for number, name in enumerate(self.tasks):
+            mask = (sample.palette == number) & sample.valid[:, number]
+            if not bool(mask.any()):
+                continue
+            loss = self._task_loss(name, pixels[mask], sample.labels[name], mask)
+            parts[name] = float(loss.detach())
+            loss = self.weights.get(name, 1.0) * loss
+            total = loss if total is None else total + loss
+        # Without any request there is still something to differentiate: the sum of no pixels.
+        return pixels[:0].sum() if total is None else total, parts
+
+    def _task_loss(self, name: str, outputs: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        task = get_task(name)
+        if task.kind == "classes":
+            scores = class_scores(outputs, len(task.classes))
+            weights = self.class_weights.get(name)
+            weights = None if weights is None else weights.to(outputs.device)
+            return focal_cross_entropy(scores, label[mask], self.gamma, weights)
+        if task.kind == "probability":
+            return balanced_cross_entropy(outputs, label[mask])
+        return cosine_loss(outputs, label.permute(0, 2, 3, 1)[mask])
+
+
+def balanced_class_weights(counts: Tensor, power: float) -> Tensor:
+    """Weighs classes by their share of pixels to the power of -``power``, with mean 1."""
+    weights = (counts.double().clamp(min=1) / counts.sum()).pow(-power)
+    return (weights / weights.mean()).to(torch.float32)

@@ -1,0 +1,84 @@
+"""Joint augmentation of an image and its labels through torchvision's v2 transforms.
+
+Labels are tensors of types that v2 dispatches on: class maps and validity are plain masks, edge
+and saliency strengths are resampled with antialiasing, and a flip also mirrors the normals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as TF
+
+from ctnet.tasks import IGNORE
+
+JITTER = 0.3
+"""Largest relative change of brightness, contrast and saturation."""
+
+
+class Strength(tv_tensors.Mask):  # type: ignore[misc]
+    """Soft map (1,H,W) uint8: resampled smoothly, untouched by colour changes."""
+
+
+class Normals(tv_tensors.Mask):  # type: ignore[misc]
+    """Surface normals (3,H,W) uint8, (n+1)/2 * 255: x is mirrored with the image."""
+
+
+class Validity(tv_tensors.Mask):  # type: ignore[misc]
+    """Where each task is labelled (K,H,W), 0 or 1: padding makes 0."""
+
+
+@TF.register_kernel(functional=TF.resize, tv_tensor_cls=Strength)  # type: ignore[untyped-decorator]
+def _resize_strength(label: Tensor, size: list[int], **_: Any) -> Tensor:
+    resized = TF.resize_image(
+        label.as_subclass(Tensor), size, interpolation=InterpolationMode.BILINEAR, antialias=True
+    )
+    wrapped: Tensor = tv_tensors.wrap(resized, like=label)
+    return wrapped
+
+
+@TF.register_kernel(functional=TF.horizontal_flip, tv_tensor_cls=Normals)  # type: ignore[untyped-decorator]
+def _flip_normals(label: Tensor) -> Tensor:
+    flipped = TF.horizontal_flip_mask(label.as_subclass(Tensor)).clone()
+    flipped[0] = 255 - flipped[0]
+    wrapped: Tensor = tv_tensors.wrap(flipped, like=label)
+    return wrapped
+
+
+def training_transform(
+    size: int, scale: tuple[float, float], long_side: int = 320
+) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Builds the augmentation: scale, crop, flip, colour.
+
+    Args:
+        size: Side of the square crop in pixels.
+        scale: Smallest and largest scale of the image relative to ``long_side``.
+        long_side: Longest side of an image at scale 1.
+
+    Returns:
+        A function from named tensors (uint8) to named tensors of the crop's size. Where the crop
+        reaches past the image, nothing is labelled: class maps hold 255, ``valid`` holds 0.
+    """
+    transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] = v2.Compose(
+        [
+            v2.ScaleJitter((long_side, long_side), scale_range=scale, antialias=True),
+            v2.RandomCrop(
+                size,
+                pad_if_needed=True,
+                fill={tv_tensors.Image: 127, tv_tensors.Mask: IGNORE, Validity: 0, "others": 0},
+            ),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(JITTER, JITTER, JITTER),
+        ]
+    )
+    return transform
+
+
+def as_training_tensors(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Strips the label types off the tensors of a transformed sample."""
+    return {name: value.as_subclass(torch.Tensor) for name, value in sample.items()}

@@ -1,0 +1,185 @@
+"""Evaluation end to end on a tiny data set, with a model that knows the answers."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ctnet
+from ctnet.decoding import class_anchors
+from ctnet.evaluation.evaluate import RULE_NAMES, SOURCES, evaluate
+from ctnet.evaluation.tables import metrics_table, read_results, update_readme
+from ctnet.tasks import DEFAULT_TASKS, get_task
+
+SIZE = (48, 64)
+LABELS = {
+    "voc": ("seg", "parts", "edges", "saliency"),
+    "nyu": ("normals", "edges", "seg"),
+    "ecssd": ("saliency",),
+    "bsds": ("edges",),
+}
+
+
+def labels_of(source, seed):
+    """Labels with content for every rule: a person, a dog, a chair, a car and background."""
+    rng = np.random.default_rng(seed)
+    seg = np.zeros(SIZE, np.uint8)
+    for k, c in enumerate((15, 12, 9, 7)):
+        seg[8:40, 4 + 15 * k : 15 + 15 * k] = c
+    parts = np.where(seg == 15, rng.integers(1, 7, (1, SIZE[1])), 0).astype(np.uint8)
+    edges = np.zeros(SIZE, np.uint8)
+    edges[8, 4:60] = edges[39, 4:60] = 255
+    saliency = np.where(seg > 0, 255, 0).astype(np.uint8)
+    normals = np.full((*SIZE, 3), 128, np.uint8)
+    normals[..., 2] = 255
+    found = {"seg": seg, "parts": parts, "edges": edges, "saliency": saliency, "normals": normals}
+    return {task: found[task] for task in LABELS[source]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    rows = []
+    for number, source in enumerate(("voc", "nyu", "ecssd", "bsds", "voc")):
+        name = f"{source}_{number}"
+        labels = labels_of(source, number)
+        Image.new("RGB", SIZE[::-1], (40 * number, 0, 0)).save(
+            root / f"{name}.image.jpg", quality=100
+        )
+        for task, label in labels.items():
+            suffix = "jpg" if task == "normals" else "png"
+            Image.fromarray(label).save(root / f"{name}.{task}.{suffix}")
+            if task == "saliency":
+                Image.fromarray(label).save(root / f"{name}.{task}.jpg", quality=100)
+        if source == "bsds":
+            mask = np.where(labels["edges"] > 0, 3, 0).astype(np.uint16)
+            Image.fromarray(mask).save(root / f"{name}.annotators.png")
+        kinds = {task: "true" if task in labels else "" for task in DEFAULT_TASKS}
+        rows.append(
+            {"id": name, "split": "val", "shard": "v", "source": source, "width": SIZE[1],
+             "height": SIZE[0], "annotators": 2 if source == "bsds" else "", **kinds}
+        )  # fmt: skip
+    with (root / "index.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return root
+
+
+class Oracle(ctnet.CompositeModel):
+    """Answers with the labels, which it finds by the image's red."""
+
+    def _build(self, pretrained_encoder):
+        self.wrong = False
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def encode(self, image):
+        return round(float(image[0, 0].mean()) * 255 / 40)
+
+    def decode(self, number, palette):
+        source = ("voc", "nyu", "ecssd", "bsds", "voc")[number]
+        labels = labels_of(source, number)
+        composite = torch.zeros(1, 3, *SIZE)
+        for k, task in enumerate(self.tasks):
+            if task not in labels:
+                continue
+            answer = torch.from_numpy(labels[task].astype(np.int64))
+            spec = get_task(task)
+            if spec.kind == "classes":
+                answer = (answer + self.wrong) % len(spec.classes)
+                outputs = torch.logit(torch.tensor(class_anchors(len(spec.classes)))[answer], 1e-4)
+            elif spec.kind == "probability":
+                outputs = (20.0 * (answer > 127) - 10)[..., None].expand(-1, -1, 3)
+            else:
+                outputs = answer / 127.5 - 1
+            composite = torch.where(palette == k, outputs.permute(2, 0, 1), composite)
+        return composite
+
+
+@pytest.fixture
+def oracle():
+    return Oracle(ctnet.ModelConfig())
+
+
+@pytest.mark.parametrize("rule", RULE_NAMES)
+def test_right_answers_score_perfectly(oracle, data, rule):
+    result = evaluate(oracle, data, rule, progress=False)
+    assert result.rule == rule
+    perfect = {"seg": 100, "parts": 100, "edges": 1, "saliency": 100, "normals": 0}
+    expected = set(DEFAULT_TASKS) - ({"seg"} if rule == "R3" else set())
+    if rule == "S":
+        assert set(result.scores) == expected
+    for task in result.scores:
+        assert task in expected
+        if rule in ("R1", "Rrnd") and task == "edges":
+            continue
+        assert result.headline(task) == pytest.approx(perfect[task], abs=1.5)
+
+
+def test_wrong_classes_score_badly(oracle, data):
+    oracle.wrong = True
+    scores = evaluate(oracle, data, "S", progress=False)
+    assert scores.headline("seg") < 1
+    assert scores.headline("saliency") == 100
+
+
+def test_each_task_counts_only_the_images_of_its_sources(oracle, data):
+    result = evaluate(oracle, data, "S", progress=False)
+    counts = {"seg": 2, "parts": 2, "edges": 1, "saliency": 1, "normals": 1}
+    assert {task: s["images"] for task, s in result.scores.items()} == counts
+    assert result.sources == SOURCES
+
+
+def test_limit_is_images_a_task(oracle, data):
+    result = evaluate(oracle, data, "S", limit=1, progress=False)
+    assert all(scores["images"] == 1 for scores in result.scores.values())
+
+
+def test_random_palettes_are_the_same_for_the_same_seed(data, tmp_path):
+    torch.manual_seed(0)
+    network = ctnet.create("ctn").eval()
+    written = [
+        evaluate(network, data, "R1", seed=3, progress=False).save(tmp_path).read_text()
+        for _ in range(2)
+    ]
+    assert written[0] == written[1]
+
+
+def test_unknown_rule_names_the_nearest(oracle, data):
+    with pytest.raises(ValueError, match="did you mean 'R2'"):
+        evaluate(oracle, data, "R22", progress=False)
+
+
+def test_missing_data_set_is_an_error(oracle, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"index\.csv"):
+        evaluate(oracle, tmp_path, progress=False)
+
+
+def test_results_make_the_tables(oracle, data, tmp_path):
+    path = evaluate(oracle, data, "S", name="ctn-r1", progress=False).save(tmp_path)
+    assert path.name == "ctn-r1_S.json"
+    assert json.loads(path.read_text())["scores"]["seg"]["miou"] == 100
+    table = metrics_table(read_results(tmp_path))
+    assert table.splitlines()[2].startswith("| `ctn-r1` | S | 100.0 | 100.0 |")
+    readme = tmp_path / "README.md"
+    marks = "".join(
+        f"<!-- {x}: begin -->\nold\n<!-- {x}: end -->\n" for x in ("metrics", "training")
+    )
+    readme.write_text(marks)
+    update_readme(readme, tmp_path)
+    text = readme.read_text()
+    assert table in text
+    assert "old" not in text
+    update_readme(readme, tmp_path)
+    assert readme.read_text() == text
+
+
+def test_tables_without_results_or_marks_are_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="ctnet eval"):
+        read_results(tmp_path)
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(ValueError, match="metrics: begin"):
+        update_readme(tmp_path / "README.md", tmp_path)
