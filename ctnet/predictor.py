@@ -1,0 +1,270 @@
+"""Prediction on any image: any size and format in, labels at the image's own size out.
+
+The network runs at a working size. Its answers come back to the image's own size task by task, by
+interpolation among the working cells that were asked for that task alone: no value of a
+neighbouring task bleeds over the border of a region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ctnet import drawing
+from ctnet.decoding import decode
+from ctnet.images import RGB, SUFFIXES, ImageLike, load_image
+from ctnet.palette import Palette
+from ctnet.resampling import enlarge, working_palette
+from ctnet.rules import Rule, get_rule
+from ctnet.tasks import get_task
+
+if TYPE_CHECKING:
+    from ctnet.networks.composite import CompositeModel, Features
+
+__all__ = ["DEFAULT_LONG_SIDE", "ImageLike", "PaletteLike", "Prediction", "predict"]
+
+Label = npt.NDArray[Any]
+PaletteLike = Palette | Rule | str | Path
+
+DEFAULT_LONG_SIDE = 320
+"""Longest side, in pixels, at which networks see an image."""
+
+MIN_LONG_SIDE = 32
+"""Below this a network sees less than one cell of its coarsest level."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network says of an image, at the image's own size.
+
+    Attributes:
+        image: The photograph (H,W,3) uint8 RGB.
+        palette: What was asked for where.
+        labels: By task name, for the tasks asked for: class ids (H,W) uint8, 255 where not asked;
+            probabilities (H,W) float32 in [0, 1], 0 where not asked; unit normals (H,W,3) float32
+            (x right, y up, z towards the camera), 0 where not asked.
+        name: Stem of the files that :meth:`save` writes.
+    """
+
+    image: RGB
+    palette: Palette
+    labels: Mapping[str, Label]
+    name: str = "image"
+
+    def draw(self) -> Image.Image:
+        """Draws the composite; see :func:`ctnet.drawing.draw_composite`."""
+        return drawing.draw_composite(self)
+
+    def overlay(self, alpha: float = drawing.ALPHA) -> Image.Image:
+        """Draws the composite over the photograph, with a legend; see :mod:`ctnet.drawing`."""
+        return drawing.overlay(self, alpha)
+
+    def save(self, directory: str | Path, name: str | None = None) -> dict[str, Path]:
+        """Writes pictures and labels.
+
+        The files are NAME_composite.png, NAME_overlay.png, NAME_palette.png (indexed, task ids)
+        and one for each task asked for: classes as an indexed PNG of class ids (255 = not asked),
+        probabilities as a 16-bit PNG (0 to 65535), normals as a float32 .npy (H,W,3).
+
+        Args:
+            directory: Folder, made if missing; files of the same names are replaced.
+            name: Stem of the files, the prediction's own name where None.
+
+        Returns:
+            The paths by content: ``composite``, ``overlay``, ``palette`` and task names.
+
+        Raises:
+            ValueError: If the name is no plain file name, or the folder is a file.
+        """
+        name = self.name if name is None else name
+        if not name or Path(name).name != name:
+            raise ValueError(f"name is the stem of files, without a folder; got {name!r}.")
+        directory = Path(directory)
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"{directory} is a file; give a folder to write into.")
+        directory.mkdir(parents=True, exist_ok=True)
+        paths = {
+            key: directory / f"{name}_{key}.png" for key in ("composite", "overlay", "palette")
+        }
+        self.draw().save(paths["composite"])
+        self.overlay().save(paths["overlay"])
+        self.palette.save(paths["palette"])
+        for task, values in self.labels.items():
+            spec = get_task(task)
+            suffix = "npy" if spec.kind == "normals" else "png"
+            paths[task] = directory / f"{name}_{task}.{suffix}"
+            if spec.kind == "normals":
+                np.save(paths[task], values)
+            elif spec.kind == "probability":
+                Image.fromarray(np.rint(values * 65535).astype(np.uint16)).save(paths[task])
+            else:
+                picture = Image.fromarray(values)
+                picture.putpalette(drawing.class_colors(spec).ravel().tolist())
+                picture.save(paths[task])
+        return paths
+
+
+@overload
+def predict(  # type: ignore[overload-overlap]  # a path of type str is no sequence of images
+    model: CompositeModel, image: ImageLike, palette: PaletteLike = ..., long_side: int = ...,
+    seed: int = ...,
+) -> Prediction: ...  # fmt: skip
+@overload
+def predict(
+    model: CompositeModel, image: Sequence[ImageLike], palette: PaletteLike = ...,
+    long_side: int = ..., seed: int = ...,
+) -> list[Prediction]: ...  # fmt: skip
+def predict(
+    model: CompositeModel,
+    image: ImageLike | Sequence[ImageLike],
+    palette: PaletteLike = "mosaic",
+    long_side: int = DEFAULT_LONG_SIDE,
+    seed: int = 0,
+) -> Prediction | list[Prediction]:
+    """Does each task where a palette asks for it, on any image.
+
+    The model runs in eval mode, without gradients, on the device it is on; its training flags are
+    as before afterwards.
+
+    Args:
+        model: The network.
+        image: What :func:`ctnet.images.load_image` takes; or several: a list or tuple of such
+            images, sizes may differ, or a batch in one array (N,H,W,C) or tensor (N,C,H,W).
+        palette: What to do where: a palette of the image's own size and the model's tasks, a rule
+            or its name (``mosaic``, ``random``, ``single:normals``, ``R2``, a rule file), or the
+            path of a palette PNG. Rules that map classes to tasks (``R2``, ``R3``, rule files)
+            read the model's own segmentation, made first from the same encoding.
+        long_side: Longest side in pixels at which the network sees the image, at least 32. Larger
+            images are scaled down to it; smaller ones are used at their own size.
+        seed: Seed of rules that draw by chance; each image draws as if it came alone.
+
+    Returns:
+        The prediction at the image's own size; a list of them for several images.
+
+    Raises:
+        FileNotFoundError: If an image, palette or rule file is missing.
+        ValueError: If an image cannot be read, the palette has another size or other tasks than
+            the image and the model, or a rule is unknown or needs a segmentation that the model
+            does not do.
+        RuntimeError: If the network gives NaN or infinite numbers.
+    """
+    if long_side < MIN_LONG_SIDE:
+        raise ValueError(f"long_side is at least {MIN_LONG_SIDE} pixels; got {long_side}.")
+    request = _request(palette, model.tasks)
+    with _evaluating(model), torch.inference_mode():
+        if isinstance(image, list | tuple) or (
+            isinstance(image, np.ndarray | Tensor) and image.ndim == 4
+        ):
+            return [
+                _predict(model, item, request, long_side, seed, f"image{i}")
+                for i, item in enumerate(image)
+            ]
+        return _predict(model, image, request, long_side, seed, "image")  # type: ignore[arg-type]
+
+
+@contextmanager
+def _evaluating(model: CompositeModel) -> Iterator[None]:
+    """Sets eval mode and restores the flag of each module: parts may have been frozen alone."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _request(palette: PaletteLike, tasks: tuple[str, ...]) -> Palette | Rule:
+    """Finds what a palette-like stands for and checks it against the model's tasks."""
+    if isinstance(palette, str | Path):
+        if palette == "auto":
+            raise ValueError(
+                "palette 'auto' comes with the palette network of a later version; name a rule, "
+                "such as 'mosaic' or 'R2', or a palette PNG."
+            )
+        picture = Path(palette).suffix.lower() in SUFFIXES
+        palette = Palette.load(palette, tasks) if picture else get_rule(str(palette), tasks)
+    if isinstance(palette, Palette):
+        if palette.tasks != tasks:
+            raise ValueError(f"the palette's tasks are {palette.tasks}, the model's {tasks}.")
+    elif not isinstance(palette, Rule):
+        raise ValueError(
+            "palette is a Palette, a rule or its name, or the path of a palette PNG; got "
+            f"{type(palette).__name__}. Make ids a palette by ctnet.Palette(ids)."
+        )
+    elif palette.needs_labels and "seg" not in tasks:
+        raise ValueError(
+            f"rule {palette.name} reads a segmentation, which this model does not do (its tasks: "
+            f"{', '.join(tasks)}); give a palette."
+        )
+    return palette
+
+
+def _predict(
+    model: CompositeModel, source: ImageLike, request: Palette | Rule, long_side: int, seed: int,
+    name: str,
+) -> Prediction:  # fmt: skip
+    image = load_image(source)
+    size = image.shape[0], image.shape[1]
+    if isinstance(request, Palette) and request.size != size:
+        raise ValueError(
+            f"the palette is {request.size} (height, width), the image {size}; make it anew, or "
+            f"palette.resize({size})."
+        )
+    features = model.encode(_network_input(model, image, long_side))
+    if isinstance(request, Palette):
+        palette = request
+    else:
+        classes = None
+        if request.needs_labels:
+            everywhere = Palette.single("seg", size, model.tasks)
+            classes = _labels(model, features, everywhere)["seg"]
+        palette = request.palette(size, np.random.default_rng(seed), classes, model.tasks)
+    if isinstance(source, str | Path):
+        name = Path(source).stem
+    return Prediction(image, palette, _labels(model, features, palette), name)
+
+
+def _network_input(model: CompositeModel, image: RGB, long_side: int) -> Tensor:
+    """Scales an image down to the working size: (1,3,h,w) in [0, 1] on the model's device."""
+    height, width = image.shape[:2]
+    scale = long_side / max(height, width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    pixels = pixels.to(model.device, next(model.parameters()).dtype) / 255
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _labels(model: CompositeModel, features: Features, palette: Palette) -> dict[str, Label]:
+    """Does the tasks of a palette on an encoded image, at the palette's size."""
+    working = working_palette(palette, features.size)
+    composite = model.decode(features, working).float()
+    if not bool(composite.isfinite().all()):
+        raise RuntimeError(
+            "the network gave NaN or infinite numbers: its weights are broken, or overflow in half "
+            "precision; load it again, or in float32."
+        )
+    ids = working.tensor()[None].to(composite.device)
+    if features.size == palette.size:
+        found = decode(composite, ids, model.tasks)
+        values = {name: labels.values[0] for name, labels in found.items()}
+        return {
+            name: (x.permute(1, 2, 0) if x.ndim == 3 else x).contiguous().cpu().numpy()
+            for name, x in values.items()
+        }
+    pixels = composite[0].permute(1, 2, 0)
+    return {
+        name: enlarge(pixels, ids[0] == palette.task_id(name), palette.mask(name), get_task(name))
+        for name in palette.requested()
+    }
