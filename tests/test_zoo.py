@@ -1,0 +1,195 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ctnet
+from ctnet.networks.composite import ModelConfig, build
+from ctnet.zoo.checkpoint import file_info, load_checkpoint, parameter_count, save_checkpoint
+from ctnet.zoo.hub import EMBEDDED, locate
+from ctnet.zoo.manifest import MANIFEST, ModelInfo, read_manifest
+
+NAMES = ctnet.list_models()
+
+
+def palette(size, seed=0):
+    return ctnet.Palette.mosaic(size, np.random.default_rng(seed))
+
+
+def test_the_zoo_has_the_models_of_the_readme():
+    assert {"ctn-r1", "ctn-r2"} <= set(NAMES)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def entry(request):
+    return ctnet.model_info(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(entry):
+    return ctnet.load(entry.name)
+
+
+def test_manifest_tells_the_truth_about_the_network(entry, model):
+    assert parameter_count(model) == entry.parameters
+    assert model.config == ModelConfig.from_dict(entry.config)
+    assert not model.training
+
+
+def test_manifest_tells_the_truth_about_the_files(entry):
+    folder = locate(entry.name)
+    for name, info in entry.files.items():
+        assert file_info(folder / name) == info
+    assert (folder / "README.md").read_text().count(f'ctnet.load("{entry.name}")') == 1
+
+
+def test_stored_weights_are_half_precision_and_finite(entry):
+    state = load_file(locate(entry.name) / "model.safetensors")
+    parameters = dict(build(ModelConfig.from_dict(entry.config)).named_parameters())
+    for name, value in state.items():
+        assert torch.isfinite(value).all(), name
+        assert (value.dtype == torch.float16) == (name in parameters), name
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 33)])
+def test_predictions_are_deterministic_and_follow_the_palette(model, size):
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    asked = palette(size)
+    with torch.no_grad():
+        first, again = model(image, asked), model(image, asked)
+        other = model(image, ctnet.Palette.single("normals", size))
+    assert first.shape == (1, 3, *size)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_metrics_equal_the_results(entry):
+    results = MANIFEST.parents[2] / "results"
+    if not results.is_dir():
+        pytest.skip("an installed package has no results folder")
+    for rule, figures in entry.metrics.items():
+        result = json.loads((results / f"{entry.name}_{rule}.json").read_text())
+        for key, value in figures.items():
+            task, metric = key.split(".")
+            assert result["scores"][task][metric] == pytest.approx(value, abs=1e-4)
+
+
+def test_embedded_weights_are_small_enough_for_a_wheel():
+    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*") if f.is_file()) < 25e6
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    return save_checkpoint(ctnet.create("ctn"), tmp_path / "mine")
+
+
+def test_checkpoints_survive_a_round_trip(tmp_path):
+    torch.manual_seed(0)
+    network = ctnet.create("ctn").eval()
+    loaded = ctnet.load(f"local-dir:{save_checkpoint(network, tmp_path)}")
+    image = torch.rand(3, 32, 32)
+    assert torch.equal(loaded(image, palette((32, 32))), network(image, palette((32, 32))))
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'ctn-r7'.*did you mean 'ctn-r1'.*local-dir"):
+        ctnet.load("ctn-r7")
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        ctnet.load(f"local-dir:{tmp_path}")
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: change_weights(d, lambda s: s.pop("decoder.head.bias")), "do not fit"),
+        (lambda d: change_weights(d, lambda s: s.update(extra=torch.zeros(1))), "do not fit"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"\x00" * 100), "do not fit"),
+        (lambda d: (d / "config.json").write_text("{"), "no configuration"),
+        (lambda d: (d / "config.json").write_text('{"format": 1}'), "no configuration"),
+        (lambda d: (d / "config.json").write_text('{"format": 99, "model": {}}'), "newer ctnet"),
+        (
+            lambda d: (d / "config.json").write_text('{"format": 1, "model": {"enkoder": "x"}}'),
+            "did you mean 'encoder'",
+        ),
+    ],
+)
+def test_damaged_checkpoints_are_refused(checkpoint, damage, message):
+    damage(checkpoint)
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(checkpoint)
+
+
+def test_changed_bytes_of_a_zoo_model_are_refused(tmp_path, monkeypatch):
+    shutil.copytree(EMBEDDED / "ctn-r2", tmp_path / "ctn-r2")
+    file = tmp_path / "ctn-r2" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    monkeypatch.setattr("ctnet.zoo.hub.EMBEDDED", tmp_path)
+    with pytest.raises(ValueError, match="damaged"):
+        ctnet.load("ctn-r2")
+
+
+def test_manifest_of_a_newer_format_is_refused(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text('{"format": 99, "models": []}')
+    with pytest.raises(ValueError, match="format 99"):
+        read_manifest(path)
+
+
+def test_malformed_manifest_entries_are_refused():
+    with pytest.raises(ValueError, match="missing"):
+        ModelInfo.from_dict({"name": "x"})
+
+
+def run(code, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=cwd
+    ).stdout
+
+
+def test_zoo_inference_needs_no_torchvision_and_no_network():
+    code = """
+import socket, sys
+def refuse(*a, **k): raise OSError("no network in this test")
+socket.socket.connect = refuse
+import ctnet, numpy as np
+for name in ctnet.list_models():
+    ctnet.load(name).predict(np.zeros((40, 50, 3), np.uint8), "mosaic")
+print("torchvision" in sys.modules, "huggingface_hub" in sys.modules)
+"""
+    assert run(code).split() == ["False", "False"]
+
+
+def test_import_is_light():
+    assert run("import sys, ctnet; print('torch' in sys.modules)").strip() == "False"
+
+
+@pytest.mark.parametrize("entry_point", ["ctn_r1", "ctn_r2"])
+def test_torch_hub_loads_from_a_checkout(entry_point, tmp_path):
+    checkout = MANIFEST.parents[2]
+    if not (checkout / "hubconf.py").exists():
+        pytest.skip("an installed package has no hubconf.py")
+    code = f"""
+import sys, torch
+sys.path = [p for p in sys.path if p not in ("", {str(checkout)!r})]
+model = torch.hub.load({str(checkout)!r}, {entry_point!r}, source="local", trust_repo=True)
+print(tuple(model(torch.rand(3, 40, 50), torch.zeros(40, 50, dtype=torch.long)).shape))
+"""
+    assert run(code, tmp_path).strip() == "(3, 40, 50)"
