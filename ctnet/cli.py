@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -205,10 +206,13 @@ def _predict(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     model = load(args.model, device=pick_device(args.device))
     failed = 0
+    stems: Counter[str] = Counter()
     for path in paths:
         try:
             prediction = model.predict(path, args.palette, args.long_side, args.seed)
-            written = prediction.save(args.out, path.stem)
+            stems[path.stem] += 1
+            count = stems[path.stem]
+            written = prediction.save(args.out, f"{path.stem}_{count}" if count > 1 else path.stem)
         except (ValueError, OSError) as error:
             print(f"ctnet: {path}: {error}", file=sys.stderr)
             failed += 1

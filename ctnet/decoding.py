@@ -97,10 +97,9 @@ def class_scores(outputs: Tensor, classes: int) -> Tensor:
     """
     anchors = outputs.new_tensor(class_anchors(classes))
     # Without matrix products cdist is exact, and its gradient on an anchor is 0, not NaN.
-    distances = torch.cdist(
-        torch.sigmoid(outputs), anchors, compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    return 1 / (distances + SCORE_EPS)
+    points = torch.sigmoid(outputs).reshape(-1, 3)
+    distances = torch.cdist(points, anchors, compute_mode="donot_use_mm_for_euclid_dist")
+    return 1 / (distances.view(*outputs.shape[:-1], classes) + SCORE_EPS)
 
 
 def task_values(outputs: Tensor, task: TaskSpec) -> Tensor:

@@ -279,8 +279,7 @@ class Palette:
         for i, name in enumerate(self.tasks):
             colors[i] = get_task(name).color
         colors[IGNORE] = (255, 255, 255)
-        image = Image.fromarray(self.ids).convert("P")
-        image.putdata(self.ids.ravel())
+        image = Image.fromarray(self.ids)
         image.putpalette(colors.ravel().tolist())
         image.save(path)
 
@@ -312,5 +311,5 @@ def read_ids(path: str | Path) -> npt.NDArray[np.uint8]:
             return np.array(image, np.uint8)
     except FileNotFoundError:
         raise FileNotFoundError(f"no image of ids at {path}.") from None
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no image of ids: {error}") from error

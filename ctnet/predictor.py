@@ -153,9 +153,8 @@ def predict(
     Raises:
         FileNotFoundError: If an image, palette or rule file is missing.
         ValueError: If an image cannot be read, the palette has another size or other tasks than
-            the image and the model, or a rule is unknown or needs a segmentation that the model
-            does not do.
-        RuntimeError: If the network gives NaN or infinite numbers.
+            the image and the model, a rule is unknown or needs a segmentation that the model does
+            not do, or the network gives NaN or infinite numbers.
     """
     if long_side < MIN_LONG_SIDE:
         raise ValueError(f"long_side is at least {MIN_LONG_SIDE} pixels; got {long_side}.")
@@ -251,7 +250,7 @@ def _labels(model: CompositeModel, features: Features, palette: Palette) -> dict
     working = working_palette(palette, features.size)
     composite = model.decode(features, working).float()
     if not bool(composite.isfinite().all()):
-        raise RuntimeError(
+        raise ValueError(
             "the network gave NaN or infinite numbers: its weights are broken, or overflow in half "
             "precision; load it again, or in float32."
         )

@@ -95,6 +95,16 @@ def test_one_bad_file_in_a_folder_is_reported_and_the_rest_done(model, photo, tm
     assert "1 of 2 images failed" in captured.err
 
 
+def test_images_of_the_same_name_do_not_overwrite_each_other(model, photo, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (33, 44)).save(other / "photo.png")
+    arguments = ["predict", str(photo), str(other), "--model", model, "--palette", "R1"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert Image.open(tmp_path / "out" / "photo_palette.png").size == (60, 40)
+    assert Image.open(tmp_path / "out" / "photo_2_palette.png").size == (33, 44)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

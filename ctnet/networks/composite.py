@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -210,17 +210,34 @@ class CompositeModel(nn.Module):
         composite = self.decode(self.encode(image), palette)
         return composite if image.ndim == 4 else composite[0]
 
-    def predict(
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a path of type str is no sequence of images
         self,
         image: ImageLike,
+        palette: PaletteLike = ...,
+        long_side: int | None = ...,
+        seed: int = ...,
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self,
+        image: Sequence[ImageLike],
+        palette: PaletteLike = ...,
+        long_side: int | None = ...,
+        seed: int = ...,
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        image: ImageLike | Sequence[ImageLike],
         palette: PaletteLike = "mosaic",
         long_side: int | None = None,
         seed: int = 0,
-    ) -> Prediction:
+    ) -> Prediction | list[Prediction]:
         """Predicts on any image, at the image's own size; see :func:`ctnet.predictor.predict`."""
         from ctnet.predictor import DEFAULT_LONG_SIDE, predict
 
-        return predict(self, image, palette, long_side or DEFAULT_LONG_SIDE, seed)
+        side = DEFAULT_LONG_SIDE if long_side is None else long_side
+        return predict(self, image, palette, side, seed)
 
     def _palette_tensor(self, palette: Tensor | Palette, shape: tuple[int, int, int]) -> Tensor:
         """Checks a palette against the expected (N,H,W) and gives it that batch size."""

@@ -194,7 +194,10 @@ class EfficientNetLite(nn.Module):
         for key, value in state.items():
             head, *rest = key.split(".")
             if head == "_blocks":
-                renamed[".".join([positions[int(rest[0])], inner[rest[1]], *rest[2:]])] = value
+                block = int(rest[0])
+                # A block too many keeps its number, for the strict loading to complain of.
+                place = positions[block] if block < len(positions) else f"_blocks.{block}"
+                renamed[".".join([place, inner[rest[1]], *rest[2:]])] = value
             elif head in ("_conv_stem", "_bn0"):
                 renamed[".".join(["stem", "conv" if "conv" in head else "norm", *rest])] = value
         self.load_state_dict(renamed, strict=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 
+from ctnet.evaluation.edges import decode_annotators
 from ctnet.rules import Rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task
 from ctnet.training.transforms import Normals, Strength, Validity, as_training_tensors
@@ -133,8 +134,7 @@ class CompositeMTMini:
         if not row["annotators"]:
             return None
         with Image.open(self.root / f"{row['id']}.annotators.png") as image:
-            bits = np.array(image).astype(np.uint16)
-        return [(bits >> k & 1).astype(bool) for k in range(int(row["annotators"]))]
+            return decode_annotators(np.array(image), int(row["annotators"]))
 
     def _read(self, name: str, mode: str) -> np.ndarray:
         with Image.open(self.root / name) as image:
@@ -248,7 +248,7 @@ def _finish(label: Tensor, kind: str) -> Tensor:
     return normals / normals.square().sum(0, keepdim=True).sqrt().clamp(min=1e-6)
 
 
-def repeat_factors(dataset: CompositeDataset, threshold: float) -> Tensor:
+def sampling_weights(dataset: CompositeDataset, threshold: float) -> Tensor:
     """Weighs samples so that rare classes are seen more often (Gupta et al. 2019, LVIS).
 
     Args:
@@ -256,17 +256,24 @@ def repeat_factors(dataset: CompositeDataset, threshold: float) -> Tensor:
         threshold: Share of images below which a class is repeated.
 
     Returns:
-        Weights (len(dataset),), at least 1: the largest sqrt(threshold / share) of its classes.
+        Weights (len(dataset),): the largest sqrt(threshold / share) of a sample's classes, at
+        least 1; 0 where the rule needs a class map that the sample lacks.
     """
     present = []
     counts = np.zeros(256)
     for index in range(len(dataset)):
-        classes = np.unique(dataset.raw(index).get("seg", np.empty(0, np.uint8)))
-        classes = classes[classes != IGNORE]
-        counts[classes] += 1
+        label = dataset.raw(index).get("seg")
+        classes = None if label is None else np.unique(label)
+        if classes is not None:
+            classes = classes[classes != IGNORE]
+            counts[classes] += 1
         present.append(classes)
     factors = np.maximum(1, np.sqrt(threshold * len(dataset) / np.maximum(counts, 1)))
-    return torch.tensor([factors[c].max() if len(c) else 1.0 for c in present])
+    missing = 0.0 if dataset.rule is not None and dataset.rule.needs_labels else 1.0
+    return torch.tensor(
+        [missing if c is None else factors[c].max(initial=1.0) for c in present],
+        dtype=torch.float64,
+    )
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -279,12 +286,16 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         seed: Seed of the whole run.
 
     Raises:
-        ValueError: If there are fewer samples than a batch takes.
+        ValueError: If fewer samples can be drawn than a batch takes.
     """
 
     def __init__(self, weights: Tensor, batch_size: int, steps: range, seed: int) -> None:
-        if batch_size > len(weights):
-            raise ValueError(f"a batch of {batch_size} needs as many images; got {len(weights)}.")
+        drawable = int((weights > 0).sum())
+        if batch_size > drawable:
+            raise ValueError(
+                f"a batch of {batch_size} needs as many images that the rule can use; there are "
+                f"{drawable}."
+            )
         self.weights = weights
         self.batch_size = batch_size
         self.steps = steps

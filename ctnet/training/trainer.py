@@ -30,7 +30,7 @@ from ctnet.training.datasets import (
     Sample,
     StepSampler,
     collate,
-    repeat_factors,
+    sampling_weights,
 )
 from ctnet.training.losses import CompositeLoss, balanced_class_weights
 from ctnet.training.transforms import training_transform
@@ -87,7 +87,7 @@ class Trainer:
             training_transform(config.size, config.scale),
             config.cache,
         )
-        self.weights = repeat_factors(self.dataset, config.repeat_threshold)
+        self.weights = sampling_weights(self.dataset, config.repeat_threshold)
         self.loss = CompositeLoss(
             config.model.tasks, config.loss_weights, config.focal_gamma, self._class_weights()
         )
@@ -263,9 +263,11 @@ class Trainer:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        theirs, ours = state["config"], self.config.to_dict()
+        # A run from before a field existed had the field's default.
+        theirs = TrainConfig(self.config.name).to_dict() | state["config"]
+        ours = self.config.to_dict()
         free = {"steps", "decay", "device", "workers", "validate_every", "validate_images", "cache"}
-        differ = [k for k in ours if k not in free and _plain(ours[k]) != _plain(theirs.get(k))]
+        differ = [k for k in ours if k not in free and _plain(ours[k]) != _plain(theirs[k])]
         if differ:
             raise ValueError(
                 f"{self.folder} holds a run of another configuration (differs in "
