@@ -322,16 +322,11 @@ def decode_annotators(mask: ArrayLike, count: int) -> list[Mask]:
 
 
 def _neighbours(points: NDArray[np.intp], others: NDArray[np.intp], reach: float) -> csr_array:
-    """Return the (len(points), len(others)) graph of pixels within ``reach``, nearest first."""
+    """Return the (len(points), len(others)) graph of pixels within ``reach``."""
     pairs = KDTree(points).sparse_distance_matrix(KDTree(others), reach, output_type="ndarray")
-    # The matching tries a row's entries in their order, so nearest first gives pairs close to
-    # the least total distance that the benchmark's own solver seeks.
-    pairs = pairs[np.lexsort((pairs["j"], pairs["v"], pairs["i"]))]
-    starts = np.searchsorted(pairs["i"], np.arange(len(points) + 1)).astype(np.int32)
-    return csr_array(
-        (np.ones(pairs.size, dtype=bool), pairs["j"].astype(np.int32), starts),
-        shape=(len(points), len(others)),
-    )
+    # Not the distances as weights: those of 0 would be no edges.
+    linked = np.ones(pairs.size, dtype=bool)
+    return csr_array((linked, (pairs["i"], pairs["j"])), shape=(len(points), len(others)))
 
 
 def _partners(graph: csr_array) -> NDArray[np.int32]:

@@ -63,6 +63,8 @@ class TrainConfig:
         auxiliary: Weight of the plain class heads of :mod:`ctnet.training.auxiliary`, 0 for none.
         class_power: Classes weigh by their share of pixels to the power of minus this.
         repeat_threshold: Images with classes rarer than this are repeated.
+        source_weights: Relative frequency of a source's images, by what their ids begin with up
+            to the first underscore; 1 where none is given.
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
@@ -97,6 +99,7 @@ class TrainConfig:
     auxiliary: float = 0.0
     class_power: float = 0.0
     repeat_threshold: float = 0.0
+    source_weights: Mapping[str, float] = field(default_factory=dict)
     precision: Precision = "auto"
     device: str = "auto"
     workers: int = 2

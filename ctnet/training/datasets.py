@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -248,16 +248,19 @@ def _finish(label: Tensor, kind: str) -> Tensor:
     return normals / normals.square().sum(0, keepdim=True).sqrt().clamp(min=1e-6)
 
 
-def sampling_weights(dataset: CompositeDataset, threshold: float) -> Tensor:
+def sampling_weights(
+    dataset: CompositeDataset, threshold: float, source_weights: Mapping[str, float]
+) -> Tensor:
     """Weighs samples so that rare classes are seen more often (Gupta et al. 2019, LVIS).
 
     Args:
         dataset: Samples whose class maps ``seg`` are counted.
         threshold: Share of images below which a class is repeated.
+        source_weights: Factors by what ids begin with up to the first underscore.
 
     Returns:
         Weights (len(dataset),): the largest sqrt(threshold / share) of a sample's classes, at
-        least 1; 0 where the rule needs a class map that the sample lacks.
+        least 1, times the source's factor; 0 where the rule needs a class map that is missing.
     """
     present = []
     counts = np.zeros(256)
@@ -270,10 +273,9 @@ def sampling_weights(dataset: CompositeDataset, threshold: float) -> Tensor:
         present.append(classes)
     factors = np.maximum(1, np.sqrt(threshold * len(dataset) / np.maximum(counts, 1)))
     missing = 0.0 if dataset.rule is not None and dataset.rule.needs_labels else 1.0
-    return torch.tensor(
-        [missing if c is None else factors[c].max(initial=1.0) for c in present],
-        dtype=torch.float64,
-    )
+    weights = [missing if c is None else factors[c].max(initial=1.0) for c in present]
+    sources = [source_weights.get(name.split("_")[0], 1.0) for name in dataset.source.ids]
+    return torch.tensor(weights, dtype=torch.float64) * torch.tensor(sources, dtype=torch.float64)
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

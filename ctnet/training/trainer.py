@@ -87,7 +87,9 @@ class Trainer:
             training_transform(config.size, config.scale),
             config.cache,
         )
-        self.weights = sampling_weights(self.dataset, config.repeat_threshold)
+        self.weights = sampling_weights(
+            self.dataset, config.repeat_threshold, config.source_weights
+        )
         self.loss = CompositeLoss(
             config.model.tasks, config.loss_weights, config.focal_gamma, self._class_weights()
         )
