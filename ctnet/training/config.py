@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -137,7 +138,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as JSON types."""
-        return asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:

@@ -1,0 +1,269 @@
+"""Losses against numpy written by hand; supervision only where asked and labelled."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctnet.decoding import class_anchors
+from ctnet.tasks import DEFAULT_TASKS
+from ctnet.training.datasets import Sample
+from ctnet.training.losses import (
+    PAPER_WEIGHTS,
+    CompositeLoss,
+    balanced_class_weights,
+    balanced_cross_entropy,
+    cosine_loss,
+    focal_cross_entropy,
+)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def focal_by_hand(
+    scores: np.ndarray, target: np.ndarray, gamma: float, weights: np.ndarray
+) -> float:
+    p = softmax(scores)
+    losses = [-((1 - p[i, c]) ** gamma) * math.log(p[i, c]) for i, c in enumerate(target)]
+    return float(np.dot(losses, weights[target]) / weights[target].sum())
+
+
+def balanced_by_hand(outputs: np.ndarray, target: np.ndarray) -> float:
+    positive = (sum(target) + 1) / (len(target) + 2)
+    total = 0.0
+    for output, strength in zip(outputs, target, strict=True):
+        for channel in output:
+            p = 1 / (1 + math.exp(-channel))
+            total -= (1 - positive) * strength * math.log(p)
+            total -= positive * (1 - strength) * math.log(1 - p)
+    return total / outputs.size
+
+
+def cosine_by_hand(outputs: np.ndarray, target: np.ndarray) -> float:
+    lengths = np.linalg.norm(outputs, axis=1) * np.linalg.norm(target, axis=1)
+    return float(np.mean(1 - (outputs * target).sum(1) / lengths))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_cross_entropy(gamma: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(50, 7, dtype=torch.float64, generator=generator)
+    target = torch.randint(7, (50,), generator=generator)
+    weights = torch.rand(7, dtype=torch.float64, generator=generator) + 0.1
+    for given in (None, weights):
+        expected = focal_by_hand(
+            scores.numpy(), target.numpy(), gamma, np.ones(7) if given is None else given.numpy()
+        )
+        found = focal_cross_entropy(scores, target, gamma, given)
+        assert float(found) == pytest.approx(expected, rel=1e-9)
+        if gamma == 0:
+            torch.testing.assert_close(found, F.cross_entropy(scores, target, given))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_gradients_are_finite_where_the_net_is_certain(gamma: float) -> None:
+    scores = torch.tensor([[100.0, 1.0], [1.0, 100.0], [0.0, 0.0]], requires_grad=True)
+    focal_cross_entropy(scores, torch.tensor([0, 0, 1]), gamma).backward()
+    assert scores.grad is not None
+    assert bool(scores.grad.isfinite().all())
+    assert bool((scores.grad[1:] != 0).all())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_balanced_cross_entropy(share: float) -> None:
+    generator = np.random.default_rng(0)
+    outputs = generator.normal(size=(40, 3))
+    target = (generator.random(40) < share) * generator.choice([0.3, 1.0], 40)
+    found = balanced_cross_entropy(torch.from_numpy(outputs), torch.from_numpy(target))
+    assert float(found) == pytest.approx(balanced_by_hand(outputs, target), rel=1e-9)
+
+
+def test_balance_gives_rare_edges_the_weight_of_the_rest() -> None:
+    target = torch.zeros(10_000, dtype=torch.float64)
+    target[:100] = 1
+    outputs = torch.zeros(10_000, 3, dtype=torch.float64, requires_grad=True)
+    balanced_cross_entropy(outputs, target).backward()
+    assert outputs.grad is not None
+    edges, rest = -outputs.grad[:100].sum(), outputs.grad[100:].sum()
+    assert float(edges / rest) == pytest.approx(1, abs=0.02)
+
+
+def test_cosine_loss() -> None:
+    generator = np.random.default_rng(0)
+    outputs, target = generator.normal(size=(2, 30, 3))
+    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    found = cosine_loss(torch.from_numpy(outputs), torch.from_numpy(target))
+    assert float(found) == pytest.approx(cosine_by_hand(outputs, target), rel=1e-9)
+    normals = torch.from_numpy(target)
+    assert float(cosine_loss(7 * normals, normals)) == pytest.approx(0, abs=1e-12)
+    assert float(cosine_loss(-normals, normals)) == pytest.approx(2)
+    zero = torch.zeros(2, 3, requires_grad=True)
+    cosine_loss(zero, normals[:2].float()).backward()
+    assert zero.grad is not None
+    assert bool(zero.grad.isfinite().all())
+
+
+def test_losses_pass_gradcheck() -> None:
+    generator = torch.Generator().manual_seed(1)
+    outputs = torch.randn(6, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    classes = torch.randint(3, (6,), generator=generator)
+    strengths = torch.rand(6, dtype=torch.float64, generator=generator)
+    normals = F.normalize(torch.randn(6, 3, dtype=torch.float64, generator=generator), dim=1)
+    weights = torch.tensor([0.5, 1, 2], dtype=torch.float64)
+    for gamma in (0.0, 0.5, 2.0):
+        assert torch.autograd.gradcheck(
+            lambda x, gamma=gamma: focal_cross_entropy(x, classes, gamma, weights), outputs
+        )
+    assert torch.autograd.gradcheck(lambda x: balanced_cross_entropy(x, strengths), outputs)
+    assert torch.autograd.gradcheck(lambda x: cosine_loss(x, normals), outputs)
+
+
+def make_sample(n: int = 2, height: int = 6, width: int = 8) -> Sample:
+    """Every task asked for somewhere, some pixels not asked for, some not labelled."""
+    generator = torch.Generator().manual_seed(2)
+
+    def integers(top: int) -> Tensor:
+        return torch.randint(top, (n, height, width), generator=generator)
+
+    palette = integers(6)
+    palette[palette == 5] = 255
+    labels = {
+        "seg": integers(21), "parts": integers(7),
+        "edges": torch.rand(n, height, width, generator=generator),
+        "saliency": torch.rand(n, height, width, generator=generator),
+        "normals": F.normalize(torch.randn(n, 3, height, width, generator=generator), dim=1),
+    }  # fmt: skip
+    valid = torch.rand(n, 5, height, width, generator=generator) < 0.7
+    for number, name in enumerate(("seg", "parts")):
+        labels[name][~valid[:, number]] = 255
+    return Sample(torch.rand(n, 3, height, width), palette, labels, valid)
+
+
+def composite_for(sample: Sample, dtype: torch.dtype = torch.float64) -> Tensor:
+    n, height, width = sample.palette.shape
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(n, 3, height, width, dtype=dtype, generator=generator, requires_grad=True)
+
+
+def task_losses_by_hand(composite: Tensor, sample: Sample, gamma: float) -> dict[str, float]:
+    pixels = composite.detach().permute(0, 2, 3, 1).numpy()
+    found = {}
+    for number, name in enumerate(DEFAULT_TASKS):
+        where = np.argwhere(((sample.palette == number) & sample.valid[:, number]).numpy())
+        outputs = np.array([pixels[i, y, x] for i, y, x in where])
+        if name == "normals":
+            labels = np.array([sample.labels[name][i, :, y, x].numpy() for i, y, x in where])
+            found[name] = cosine_by_hand(outputs, labels)
+            continue
+        labels = np.array([sample.labels[name][i, y, x].item() for i, y, x in where])
+        if name in ("edges", "saliency"):
+            found[name] = balanced_by_hand(outputs, labels)
+            continue
+        anchors = np.array(class_anchors(21 if name == "seg" else 7))
+        distances = np.linalg.norm(1 / (1 + np.exp(-outputs))[:, None] - anchors, axis=2)
+        ones = np.ones(len(anchors))
+        found[name] = focal_by_hand(1 / (distances + 0.01), labels, gamma, ones)
+    return found
+
+
+def test_composite_loss_is_the_weighted_sum() -> None:
+    sample = make_sample()
+    composite = composite_for(sample)
+    total, parts = CompositeLoss(DEFAULT_TASKS, PAPER_WEIGHTS, 2.0, {})(composite, sample)
+    expected = task_losses_by_hand(composite, sample, 2.0)
+    assert parts.keys() == expected.keys()
+    for name, value in expected.items():
+        assert parts[name] == pytest.approx(value, rel=1e-5), name
+    weighted = sum(PAPER_WEIGHTS[name] * value for name, value in expected.items())
+    assert float(total.detach()) == pytest.approx(weighted, rel=1e-5)
+    assert PAPER_WEIGHTS == {"seg": 3, "parts": 4, "edges": 50, "saliency": 8, "normals": 4}
+    unweighted, _ = CompositeLoss(DEFAULT_TASKS, {"edges": 2.0}, 2.0, {})(composite, sample)
+    total_edges = sum(expected.values()) + expected["edges"]
+    assert float(unweighted.detach()) == pytest.approx(total_edges, rel=1e-5)
+
+
+def test_only_asked_and_labelled_pixels_are_supervised() -> None:
+    sample = make_sample()
+    composite = composite_for(sample, torch.float32)
+    total, _ = CompositeLoss(DEFAULT_TASKS, PAPER_WEIGHTS, 2.0, {})(composite, sample)
+    total.backward()
+    asked = sample.palette != 255
+    labelled = sample.valid.gather(1, sample.palette.where(asked, 0)[:, None])[:, 0]
+    supervised = (asked & labelled)[:, None].expand_as(composite)
+    assert composite.grad is not None
+    assert bool((composite.grad[~supervised] == 0).all())
+    assert bool((composite.grad.abs().sum(1)[supervised[:, 0]] > 0).all())
+    assert 0.3 < float(supervised.float().mean()) < 0.8
+
+
+def test_labels_elsewhere_do_not_matter() -> None:
+    sample = make_sample()
+    composite = composite_for(sample, torch.float32)
+    loss = CompositeLoss(DEFAULT_TASKS, PAPER_WEIGHTS, 2.0, {})
+    before, _ = loss(composite, sample)
+    for number, name in enumerate(DEFAULT_TASKS):
+        elsewhere = ~((sample.palette == number) & sample.valid[:, number])
+        if name == "normals":
+            elsewhere = elsewhere[:, None].expand(-1, 3, -1, -1)
+        spoiled = 255 if name in ("seg", "parts") else torch.nan
+        sample.labels[name][elsewhere] = spoiled
+    after, _ = loss(composite, sample)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("missing", ["request", "label"])
+def test_nothing_to_supervise_gives_a_zero_with_gradient(dtype: torch.dtype, missing: str) -> None:
+    sample = make_sample()
+    if missing == "request":
+        sample.palette.fill_(255)
+    else:
+        sample.valid.fill_(False)
+    # Half precision overflows at times, which must not reach the loss.
+    composite = composite_for(sample, torch.float32).detach().to(dtype)
+    composite[0, 0, 0, 0] = torch.inf
+    composite.requires_grad_()
+    total, parts = CompositeLoss(DEFAULT_TASKS, PAPER_WEIGHTS, 2.0, {})(composite, sample)
+    assert parts == {}
+    assert float(total.detach()) == 0
+    total.backward()
+    assert composite.grad is not None
+    assert bool((composite.grad == 0).all())
+
+
+def test_composite_loss_passes_gradcheck() -> None:
+    sample = make_sample(1, 5, 7)
+    weights = {"parts": torch.rand(7, dtype=torch.float64) + 0.5}
+    loss = CompositeLoss(DEFAULT_TASKS, PAPER_WEIGHTS, 2.0, weights)
+    composite = composite_for(sample)
+    assert len(loss(composite, sample)[1]) == 5
+    assert torch.autograd.gradcheck(lambda x: loss(x, sample)[0], composite, atol=1e-4)
+
+
+def test_class_weights_and_gamma_reach_the_class_losses() -> None:
+    sample = make_sample()
+    composite = composite_for(sample)
+    plain = CompositeLoss(DEFAULT_TASKS, {}, 0.0, {})(composite, sample)[1]
+    weights = {"seg": torch.linspace(0.1, 3, 21, dtype=torch.float64)}
+    weighed = CompositeLoss(DEFAULT_TASKS, {}, 0.0, weights)(composite, sample)[1]
+    assert weighed["seg"] != pytest.approx(plain["seg"], rel=1e-3)
+    assert weighed["parts"] == plain["parts"]
+    focal = CompositeLoss(DEFAULT_TASKS, {}, 2.0, {})(composite, sample)[1]
+    assert focal["seg"] < plain["seg"]
+    assert focal["edges"] == plain["edges"]
+
+
+def test_balanced_class_weights_by_hand() -> None:
+    weights = balanced_class_weights(torch.tensor([900, 90, 10]), 0.5)
+    raw = np.array([0.9, 0.09, 0.01]) ** -0.5
+    np.testing.assert_allclose(weights, raw / raw.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(balanced_class_weights(torch.tensor([5, 7]), 0), [1, 1])
+    assert bool(balanced_class_weights(torch.tensor([5, 0]), 0.3).isfinite().all())

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ctnet
+from ctnet.evaluation.evaluate import EvalResult
+from ctnet.training.config import TrainConfig
+from ctnet.zoo.checkpoint import file_info
+from ctnet.zoo.manifest import read_manifest
+from ctnet.zoo.publish import Run, export_run, main, register
+
+
+@pytest.fixture
+def run(tmp_path):
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = TrainConfig("mine", init="somewhere/old-run.safetensors", seed=7)
+    facts = {"config": config.to_dict(), "step": 12, "seconds": 34}
+    (folder / "run.json").write_text(json.dumps(facts))
+    state = {k: v.contiguous() for k, v in ctnet.create("ctn").state_dict().items()}
+    save_file(state, folder / "last.safetensors")
+    return Run(folder, "two cores", "a note")
+
+
+def result(folder, name):
+    scores = {"seg": {"miou": 12.3456, "images": 2}, "normals": {"mean": 30.0, "images": 1}}
+    kinds = {"seg": ("true",), "normals": ("distilled", "true")}
+    EvalResult(name, "S", "data", "val", {}, kinds, scores, 0).save(folder)
+
+
+def test_export_halves_the_weights_and_keeps_the_function(run, tmp_path):
+    folder = export_run(run, tmp_path / "mine")
+    exact = load_file(run.folder / "last.safetensors")
+    stored = load_file(folder / "model.safetensors")
+    assert stored["decoder.head.weight"].dtype == torch.float16
+    assert stored["representation.codes"].dtype == torch.float32
+    for name, value in stored.items():
+        assert torch.allclose(value.float(), exact[name].float(), rtol=1e-3, atol=1e-6), name
+
+
+def test_the_best_weights_win_over_the_last(run):
+    best = run.folder / "best.safetensors"
+    best.write_bytes((run.folder / "last.safetensors").read_bytes())
+    assert run.weights == best
+
+
+def test_register_writes_card_and_manifest(run, tmp_path):
+    folder, manifest = export_run(run, tmp_path / "mine"), tmp_path / "manifest.json"
+    result(tmp_path / "results", "mine")
+    info = register(folder, run, "A sentence.", tmp_path / "results", manifest)
+    assert read_manifest(manifest) == {"mine": info}
+    assert info.metrics == {"S": {"seg.miou": 12.3456, "normals.mean": 30.0}}
+    assert info.files["model.safetensors"] == file_info(folder / "model.safetensors")
+    assert info.training["start"] == "old-run"
+    assert info.training["steps"] == 12
+    card = (folder / "README.md").read_text()
+    for text in ("A sentence.", "12.3", "30.0\\*", "two cores", "a note", "seed: 7"):
+        assert text in card
+
+
+def test_register_without_results_is_an_error(run, tmp_path):
+    folder = export_run(run, tmp_path / "mine")
+    result(tmp_path / "results", "another")
+    with pytest.raises(FileNotFoundError, match="ctnet eval"):
+        register(folder, run, "A sentence.", tmp_path / "results", tmp_path / "manifest.json")
+
+
+def test_command_asks_for_hardware_and_summary(run, tmp_path, capsys):
+    main(["export", str(run.folder), str(tmp_path / "mine")])
+    assert (tmp_path / "mine" / "config.json").exists()
+    with pytest.raises(SystemExit):
+        main(["register", str(run.folder), str(tmp_path / "mine")])
+    assert "--hardware" in capsys.readouterr().err

@@ -1,0 +1,476 @@
+"""The training loop on a network and photographs of a few pixels."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ctnet.networks import composite
+from ctnet.networks.composite import CompositeModel, ModelConfig, build
+from ctnet.networks.decoder import DecoderConfig
+from ctnet.training import trainer as trainer_module
+from ctnet.training.config import RECIPES, TrainConfig
+from ctnet.training.trainer import Trainer, learning_rate_at, open_source
+
+DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)
+MODEL = ModelConfig("ctn", "tiny", DECODER)
+TASK_NAMES = ("seg", "parts", "edges", "saliency", "normals")
+
+
+class TinyEncoder(nn.Module):
+    """Five strided convolutions under the contract of the real encoders."""
+
+    channels = (4, 5, 6, 7, 8)
+    mean = (0.5, 0.5, 0.5)
+    std = (0.25, 0.25, 0.25)
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, (inputs, outputs) in enumerate(itertools.pairwise((3, *self.channels))):
+            conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+            self.add_module(f"stage{number}", nn.Sequential(conv, nn.BatchNorm2d(outputs)))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for stage in self.children():
+            x = stage(x).relu()
+            features.append(x)
+        return features
+
+
+@pytest.fixture(autouse=True)
+def encoders_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Adds the encoder ``tiny``, hides the progress bar, logs every step and skips TensorBoard.
+
+    Returns:
+        Whether ImageNet weights were asked for, each time that a tiny encoder was made.
+    """
+    asked: list[bool] = []
+    create_encoder = composite.create_encoder
+
+    def create(name: str, pretrained: bool = False) -> Any:
+        if name != "tiny":
+            return create_encoder(name, pretrained)
+        asked.append(pretrained)
+        return TinyEncoder()
+
+    monkeypatch.setattr(composite, "create_encoder", create)
+    monkeypatch.setattr(trainer_module, "tqdm", partial(tqdm, disable=True))
+    monkeypatch.setattr(trainer_module, "LOG_EVERY", 1)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    return asked
+
+
+def write_data(root: Path, classes: tuple[int, int] = (0, 21)) -> None:
+    """Writes four samples of 40x48 in the layout of CompositeMT-mini, ``seg`` in a range."""
+    generator = np.random.default_rng(0)
+
+    def coarse(top: int, *depth: int, bottom: int = 0) -> np.ndarray:
+        small = generator.integers(bottom, top, (5, 6, *depth), dtype=np.uint8)
+        return small.repeat(8, 0).repeat(8, 1)
+
+    columns = ["id", "split", "source", "annotators", *TASK_NAMES]
+    with (root / "index.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for number in range(4):
+            row = {"id": f"voc_{number}", "split": "train", "source": "voc"}
+            writer.writerow(row | dict.fromkeys(TASK_NAMES, "true"))
+    for number in range(4):
+        for name, array in {
+            "image.jpg": coarse(256, 3),
+            "seg.png": coarse(classes[1], bottom=classes[0]),
+            "parts.png": coarse(7),
+            "edges.png": coarse(2) * np.uint8(255),
+            "saliency.jpg": coarse(256),
+            "normals.jpg": coarse(256, 3),
+        }.items():
+            Image.fromarray(array).save(root / f"voc_{number}.{name}")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_data(root)
+    return root
+
+
+@pytest.fixture
+def config(data: Path) -> TrainConfig:
+    return TrainConfig(
+        "tiny", MODEL, data=str(data), pretrained_encoder=False, size=32, scale=(0.1, 0.15),
+        batch_size=2, steps=2, learning_rate=1e-2, encoder_rate=0.1, warmup=0, decay=0.0,
+        precision="fp32", device="cpu", workers=0, validate_every=1,
+    )  # fmt: skip
+
+
+class Recorder:
+    """A validation that keeps every model's weights and gives the scores that it was told."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = iter(scores or itertools.repeat(0.0))
+        self.states: list[dict[str, Tensor]] = []
+
+    def __call__(self, model: CompositeModel) -> Mapping[str, float]:
+        assert not model.training
+        self.states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"score": next(self.scores), "seg": 1.0}
+
+
+def interrupted(calls: int) -> Callable[[CompositeModel], Mapping[str, float]]:
+    """A validation that stops the run at its call of that number."""
+    count = itertools.count(1)
+
+    def validate(model: CompositeModel) -> Mapping[str, float]:
+        if next(count) == calls:
+            raise KeyboardInterrupt
+        return {"score": 0.0, "seg": 1.0}
+
+    return validate
+
+
+def assert_equal(one: Any, other: Any, path: str = "") -> None:
+    """Compares nested states bit by bit."""
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, Mapping):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_equal(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list):
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{path}[{number}]")
+    else:
+        assert one == other, path
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def read_rows(path: Path) -> dict[tuple[int, str], float]:
+    with path.open(newline="") as file:
+        rows = [((int(step), key), float(value)) for step, key, value in csv.reader(file)]
+    assert len(rows) == len(dict(rows)), "a row is there twice"
+    return dict(rows)
+
+
+def test_a_resumed_run_has_the_same_numbers(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(
+        config, steps=6, warmup=2, decay=0.5, average=0.9, class_power=0.3, repeat_threshold=0.5,
+        auxiliary=0.5, frozen_stages=1,
+    )  # fmt: skip
+    at_once = Trainer(config, tmp_path / "a", Recorder()).train()
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config, tmp_path / "b", interrupted(4)).train()
+    assert max(step for step, _ in read_rows(tmp_path / "b/losses.csv")) == 4
+    torch.manual_seed(123)
+    second = Trainer(replace(config, workers=1), tmp_path / "b", Recorder())
+    assert second.step == 3
+    resumed = second.train()
+
+    assert_equal(at_once.state_dict(), resumed.state_dict())
+    a, b = (torch.load(tmp_path / f"{run}/state.pt", weights_only=True) for run in "ab")
+    assert a["step"] == 6
+    for key in a.keys() - {"seconds", "config"}:
+        assert_equal(a[key], b[key], key)
+    assert changed(a["model"], build(MODEL).state_dict())
+
+    losses_a, losses_b = (read_rows(tmp_path / f"{run}/losses.csv") for run in "ab")
+    assert {step for step, _ in losses_a} == {1, 2, 3, 4, 5, 6}
+    assert losses_a.keys() == losses_b.keys()
+    for key, value in losses_a.items():
+        assert value == losses_b[key] or key[1] == "images_per_s"
+    metrics = read_rows(tmp_path / "b/metrics.csv")
+    assert metrics == {(step, key): float(key == "seg") for step in range(1, 7)
+                       for key in ("score", "seg")}  # fmt: skip
+
+
+def test_another_configuration_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    Trainer(config, tmp_path).train()
+    with pytest.raises(ValueError, match=r"differs in rule, learning_rate"):
+        Trainer(replace(config, learning_rate=1e-3, rule="R2"), tmp_path)
+    other = replace(DECODER, embedding=7)
+    with pytest.raises(ValueError, match="differs in model"):
+        Trainer(replace(config, model=replace(MODEL, decoder=other)), tmp_path)
+    free = replace(config, steps=3, workers=1, validate_every=7, validate_images=3, cache=False)
+    assert Trainer(free, tmp_path).step == 2
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["config"]["auxiliary"]
+    torch.save(state, tmp_path / "state.pt")
+    assert Trainer(config, tmp_path).step == 2
+
+
+def test_best_checkpoint_is_that_of_the_best_validation(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    recorder = Recorder(*np.array([1.0, 3.0, 2.0, 3.0]))
+    model = Trainer(replace(config, steps=4), tmp_path, recorder).train()
+    assert not model.training
+    assert_equal(model.state_dict(), recorder.states[1])
+    assert_equal(load_file(tmp_path / "best.safetensors"), recorder.states[1])
+    assert_equal(load_file(tmp_path / "last.safetensors"), recorder.states[3])
+    assert changed(recorder.states[1], recorder.states[3])
+    again = Trainer(replace(config, steps=4), tmp_path, recorder)
+    assert again.best == 3
+    assert_equal(again.train().state_dict(), recorder.states[1])
+    assert json.loads((tmp_path / "run.json").read_text())["step"] == 4
+
+
+def test_without_validation_the_last_checkpoint_counts(config: TrainConfig, tmp_path: Path) -> None:
+    trainer = Trainer(replace(config, validate_every=50), tmp_path)
+    model = trainer.train()
+    assert_equal(model.state_dict(), load_file(tmp_path / "last.safetensors"))
+    assert_equal(model.state_dict(), trainer.model.state_dict())
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_average_of_the_weights(config: TrainConfig, tmp_path: Path) -> None:
+    trainer = Trainer(replace(config, steps=1, average=0.9), tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    average = trainer.train().state_dict()
+    for name, value in trainer.model.state_dict().items():
+        if value.is_floating_point():
+            # The decay begins at 1/10, whatever it ends at.
+            torch.testing.assert_close(average[name], 0.1 * before[name] + 0.9 * value)
+
+
+def test_frozen_stages_and_statistics(config: TrainConfig, tmp_path: Path) -> None:
+    model = replace(MODEL, encoder="efficientnet_lite0")
+    frozen = replace(config, steps=1, model=model, frozen_stages=3, frozen_statistics=True)
+    trainer = Trainer(frozen, tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    moved = changed(before, trainer.train().state_dict())
+    parameters = {name for name, _ in trainer.model.named_parameters()}
+    still = ("encoder.stem.", "encoder.stages.0.", "encoder.stages.1.")
+    assert not any(name.startswith(still) for name in moved)
+    assert any(name.startswith("encoder.stages.2.") for name in moved & parameters)
+    statistics = moved - parameters
+    assert statistics
+    assert all(name.startswith("decoder.") for name in statistics)
+
+
+def test_statistics_move_where_only_weights_are_frozen(config: TrainConfig, tmp_path: Path) -> None:
+    trainer = Trainer(replace(config, frozen_stages=5), tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    moved = changed(before, trainer.train().state_dict())
+    encoder = {name for name in moved if name.startswith("encoder.")}
+    assert {name.rsplit(".", 1)[1] for name in encoder} == {
+        "running_mean", "running_var", "num_batches_tracked"
+    }  # fmt: skip
+    assert any(name.startswith("decoder.stages") for name in moved)
+
+
+def test_the_encoder_learns_at_its_own_rate(config: TrainConfig, tmp_path: Path) -> None:
+    trainer = Trainer(replace(config, steps=1, weight_decay=0.0), tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    after = trainer.train().state_dict()
+    # Adam's first step is as large as the rate wherever there is a gradient.
+    for prefix, rate in (("encoder.", 1e-3), ("decoder.stages", 1e-2), ("representation.", 1e-2)):
+        steps = [
+            float((after[name] - before[name]).abs().max())
+            for name, _ in trainer.model.named_parameters()
+            if name.startswith(prefix)
+        ]
+        assert max(steps) == pytest.approx(rate, rel=0.01)
+    trainer = Trainer(replace(config, encoder_rate=0.0), tmp_path / "still")
+    before = {name: value.clone() for name, value in trainer.model.encoder.named_parameters()}
+    trainer.train()
+    assert not changed(before, dict(trainer.model.encoder.named_parameters()))
+
+
+def test_learning_rate_by_hand(config: TrainConfig) -> None:
+    config = replace(config, steps=10, warmup=4, decay=0.5)
+    factors = [learning_rate_at(step, config) for step in range(10)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert learning_rate_at(0, replace(config, steps=1, warmup=0, decay=0.0)) == 1
+
+
+def test_the_schedule_reaches_the_optimizer(config: TrainConfig, tmp_path: Path) -> None:
+    trainer = Trainer(replace(config, steps=4, decay=1.0), tmp_path)
+    trainer.train()
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx(
+        [1e-2 * 0.1 * 0.25, 1e-2 * 0.25]
+    )
+    rates = {step: value for (step, key), value in read_rows(tmp_path / "losses.csv").items()
+             if key == "learning_rate"}  # fmt: skip
+    assert rates == pytest.approx({1: 1e-2, 2: 7.5e-3, 3: 5e-3, 4: 2.5e-3})
+
+
+def test_init_from_a_file(
+    config: TrainConfig, tmp_path: Path, encoders_asked_for: list[bool]
+) -> None:
+    torch.manual_seed(99)
+    given = build(MODEL).state_dict()
+    save_file(given, tmp_path / "init.safetensors")
+    config = replace(config, init=str(tmp_path / "init.safetensors"), pretrained_encoder=True)
+    trainer = Trainer(config, tmp_path / "run")
+    assert_equal(trainer.model.state_dict(), given)
+    assert not any(encoders_asked_for)
+    Trainer(replace(config, init=None), tmp_path / "pretrained")
+    assert encoders_asked_for[-1]
+    with pytest.raises(RuntimeError, match=r"decoder\.head"):
+        Trainer(replace(config, model=replace(MODEL, decoder="compact")), tmp_path / "other")
+    with pytest.raises(FileNotFoundError):
+        Trainer(replace(config, init=str(tmp_path / "none.safetensors")), tmp_path / "missing")
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_non_finite_gradients_leave_the_weights(
+    config: TrainConfig, tmp_path: Path, poison: float
+) -> None:
+    recorder = Recorder()
+    trainer = Trainer(replace(config, steps=3), tmp_path, recorder)
+    trainer.model.decoder.head.weight.register_hook(
+        lambda gradient: gradient * poison if trainer.step == 1 else None
+    )
+    trainer.train()
+    parameters = {name for name, _ in trainer.model.named_parameters()}
+    first, second, third = recorder.states
+    assert not changed(first, second) & parameters
+    assert changed(second, third) & parameters
+    assert all(bool(value.isfinite().all()) for value in third.values())
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_autocast_trains(
+    config: TrainConfig, tmp_path: Path, precision: Any, dtype: torch.dtype
+) -> None:
+    trainer = Trainer(replace(config, precision=precision), tmp_path)
+    if precision == "fp16":
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    seen = []
+    trainer.model.decoder.head.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    trainer.train()
+    assert seen == [dtype] * 2
+    after = dict(trainer.model.named_parameters())
+    assert len(changed(before, after)) > len(before) // 2
+    assert all(v.dtype == torch.float32 and bool(v.isfinite().all()) for v in after.values())
+    assert Trainer(replace(config, precision=precision), tmp_path).step == 2
+
+
+@pytest.mark.parametrize("system", ["ctn", "mhn", "stn"])
+def test_batches_that_ask_for_nothing(config: TrainConfig, tmp_path: Path, system: Any) -> None:
+    root = tmp_path / "unlabelled"
+    root.mkdir()
+    write_data(root, classes=(255, 256))
+    config = replace(config, data=str(root), rule="R2", model=replace(MODEL, system=system))
+    model = Trainer(config, tmp_path / "run").train()
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    rows = read_rows(tmp_path / "run/losses.csv")
+    assert {key for _, key in rows} == {"learning_rate", "images_per_s"}
+
+
+@pytest.mark.parametrize(("system", "decoder"), [("mhn", "decoders.{}."), ("stn", "networks.{}.")])
+def test_plain_networks_learn_what_is_asked(
+    config: TrainConfig, tmp_path: Path, system: Any, decoder: str
+) -> None:
+    config = replace(config, rule="single:normals", model=replace(MODEL, system=system))
+    trainer = Trainer(config, tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    moved = changed(before, dict(trainer.model.named_parameters()))
+    assert any(name.startswith(decoder.format(4)) for name in moved)
+    assert not any(name.startswith(decoder.format(k)) for name in moved for k in range(4))
+    rows = read_rows(tmp_path / "losses.csv")
+    assert {key for _, key in rows} == {"normals", "learning_rate", "images_per_s"}
+
+
+def test_tensorboard_keeps_every_step_once(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = replace(config, steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config, tmp_path, interrupted(3)).train()
+    Trainer(config, tmp_path, interrupted(0)).train()
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    for tag in ("metrics/score", "losses/learning_rate"):
+        assert [event.step for event in board.Scalars(tag)] == [1, 2, 3, 4]
+
+
+def test_open_source_by_layout(config: TrainConfig, tmp_path: Path) -> None:
+    assert len(open_source(config, "train").ids) == 4
+    with pytest.raises(FileNotFoundError, match=r"PASCAL_MT\.zip"):
+        open_source(replace(config, layout="pascal-mt", data=str(tmp_path)), "train")
+    with pytest.raises(ValueError, match="a batch of 5"):
+        Trainer(replace(config, batch_size=5), tmp_path).train()
+
+
+def test_config_files(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'rule = "R2"\nscale = [0.5, 1]\nlearning_rate = 1\n[model]\nsystem = "mhn"\n'
+        'tasks = ["seg", "edges"]\n[loss_weights]\nseg = 2\n'
+    )
+    config = TrainConfig.load(file, steps=7)
+    assert (config.name, config.rule, config.scale, config.steps) == ("mine", "R2", (0.5, 1.0), 7)
+    assert config.model == ModelConfig("mhn", tasks=("seg", "edges"))
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    (tmp_path / "mine.yaml").write_text("name: other\nsize: 64\n")
+    assert TrainConfig.load(tmp_path / "mine.yaml").size == 64
+    for recipe in RECIPES.glob("*.toml"):
+        assert TrainConfig.load(recipe.stem).name == recipe.stem
+
+
+def test_missing_and_broken_config_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config at ctn-r9; recipes .*ctn-r1"):
+        TrainConfig.load("ctn-r9")
+    with pytest.raises(FileNotFoundError, match=r"none\.toml"):
+        TrainConfig.load(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("steps = = 3")
+    with pytest.raises(ValueError, match=r"broken\.toml is not valid"):
+        TrainConfig.load(tmp_path / "broken.toml")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("learning_rat = 1", "unknown key 'learning_rat'.*did you mean 'learning_rate'"),
+        ("[model]\nsytem = 'ctn'", "unknown key 'sytem'.*did you mean 'system'"),
+        ("[model]\nsystem = 'cnt'", "unknown system 'cnt'; did you mean 'ctn'"),
+        ("[loss_weights]\nedge = 3", "unknown task 'edge' in loss_weights; did you mean 'edges'"),
+        ("layout = 'pascal_mt'", "unknown layout 'pascal_mt'; did you mean 'pascal-mt'"),
+        ("precision = 'fp8'", "unknown precision 'fp8'.*bf16"),
+        ("steps = 1e4", "steps must be a whole number; got 10000.0"),
+        ("steps = 0", "steps must be at least 1; got 0"),
+        ("workers = -1", "workers must be at least 0; got -1"),
+        ("learning_rate = 'high'", "learning_rate must be a number; got 'high'"),
+        ("cache = 1", "cache must be true or false; got 1"),
+        ("rule = 2", "rule must be text; got 2"),
+        ("size = 100", "size must be a multiple of 32; got 100"),
+        ("decay = 2", "decay is a share .*got 2"),
+        ("average = 1.0", "average is a decay .*got 1.0"),
+        ("scale = 0.5", "scale is a smallest and a largest scale; got 0.5"),
+        ("scale = [1.2, 0.5]", "scale is a smallest"),
+        ("scale = [1, 2, 3]", "scale is a smallest"),
+    ],
+)
+def test_config_errors_say_what_is_wrong(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(line)
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.load(file)
