@@ -95,6 +95,8 @@ def class_scores(outputs: Tensor, classes: int) -> Tensor:
     Returns:
         Scores (...,C); their softmax are the class probabilities.
     """
+    # cdist knows no half precision.
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     anchors = outputs.new_tensor(class_anchors(classes))
     # Without matrix products cdist is exact, and its gradient on an anchor is 0, not NaN.
     points = torch.sigmoid(outputs).reshape(-1, 3)

@@ -196,6 +196,17 @@ def test_decode_reads_ids_in_the_order_of_the_tasks(composite):
     assert torch.equal(labels["seg"].valid, palette == 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_decode_of_other_precisions(composite, make_ids, dtype):
+    palette = make_ids("random", (2, 6, 8))
+    found = decode(composite.to(dtype), palette, DEFAULT_TASKS)
+    expected = decode(composite.to(dtype).double(), palette, DEFAULT_TASKS)
+    assert list(found) == list(DEFAULT_TASKS)
+    for name in DEFAULT_TASKS:
+        difference = found[name].values.double() - expected[name].values.double()
+        assert difference.abs().max() <= 0.02
+
+
 def test_decode_of_nothing_asked_is_empty(composite):
     assert decode(composite, torch.full((2, 6, 8), 255), DEFAULT_TASKS) == {}
 

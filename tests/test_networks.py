@@ -407,7 +407,9 @@ class TestConfig:
         ids=["default", "named", "stn", "own"],
     )
     def test_round_trip_through_json(self, config):
-        again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+        plain = config.to_dict()
+        assert json.loads(json.dumps(plain)) == plain
+        again = ModelConfig.from_dict(plain)
         assert again == config
         assert again.decoder_config == config.decoder_config
 

@@ -57,7 +57,7 @@ prediction.save("out")
 ## Figures
 
 On the val split of CompositeMT-mini, which training never saw; figures with an asterisk are on
-labels that are at least partly distilled from other networks.
+labels that are at least partly derived or distilled, not drawn by people.
 
 {table}
 
