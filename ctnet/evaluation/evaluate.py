@@ -110,7 +110,7 @@ class Evaluator:
     """
 
     def __init__(self, tasks: Sequence[str], edge_thresholds: int = 33) -> None:
-        levels = np.linspace(0, 1, edge_thresholds + 2)[1:-1]
+        levels = [k / (edge_thresholds + 1) for k in range(1, edge_thresholds + 1)]
         self._metrics: dict[str, Any] = {}
         for name in tasks:
             task = get_task(name)
@@ -249,6 +249,7 @@ def _answers(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yields (task, values, where asked) of an image, without a batch dimension."""
     features = model.encode(sample.image[None].to(model.device))
+    palettes: dict[str | None, Tensor]
     if rule is not None:
         palettes = {None: sample.palette}
     else:

@@ -58,7 +58,7 @@ class ClassMetric:
         target = torch.where(valid, target.long(), IGNORE)
         if bool((target != IGNORE).any()):
             self._index.update(predicted.long()[None], target[None])
-            self._seen[target[target != IGNORE].unique()] = True
+            self._seen[torch.unique(target[target != IGNORE])] = True
             self._images += 1
 
     def compute(self) -> ClassScore:

@@ -32,8 +32,13 @@ def validator(config: TrainConfig) -> Callable[[CompositeModel], Mapping[str, fl
             progress=False,
         )
         figures = {task: result.headline(task) for task in result.scores}
-        scale = {"edges": lambda f: 100 * f, "normals": lambda a: 100 * (1 - a / WORST_ANGLE)}
-        scaled = [scale.get(task, lambda x: x)(value) for task, value in figures.items()]
+        scaled = [_out_of_100(task, figure) for task, figure in figures.items()]
         return {**figures, "score": sum(scaled) / len(scaled)}
 
     return measure
+
+
+def _out_of_100(task: str, figure: float) -> float:
+    if task == "edges":
+        return 100 * figure
+    return 100 * (1 - figure / WORST_ANGLE) if task == "normals" else figure

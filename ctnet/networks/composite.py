@@ -94,7 +94,9 @@ class ModelConfig:
         decoder = values.get("decoder")
         if isinstance(decoder, dict):
             _check_keys(decoder, DecoderConfig, "a decoder's config")
-            lists = {k: tuple(v) if isinstance(v, list) else v for k, v in decoder.items()}
+            lists: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in decoder.items()
+            }
             values["decoder"] = DecoderConfig(**lists)
         if "tasks" in values:
             values["tasks"] = tuple(values["tasks"])
@@ -262,7 +264,7 @@ class CompositeModel(nn.Module):
         palette = palette.long()
         known = (palette >= 0) & (palette < len(self.tasks)) | (palette == IGNORE)
         if not bool(known.all()):
-            unknown = sorted({int(i) for i in palette[~known].unique()})
+            unknown = sorted({int(i) for i in torch.unique(palette[~known])})
             ids = ", ".join(f"{i} = {name}" for i, name in enumerate(self.tasks))
             raise ValueError(f"unknown task ids {unknown[:5]}; known: {ids}, {IGNORE} = nothing.")
         return palette.expand(n, -1, -1)

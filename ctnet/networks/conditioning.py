@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +138,7 @@ class _ConditionedBatchNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def,override]
+    def forward(  # type: ignore[no-untyped-def]
         ctx,
         x: Tensor,
         gamma: Tensor,
@@ -152,7 +152,7 @@ class _ConditionedBatchNorm(torch.autograd.Function):
         return torch.addcmul(_at_cells(beta - mean * scale, index), x, _at_cells(scale, index))
 
     @staticmethod
-    def backward(  # type: ignore[no-untyped-def,override]
+    def backward(  # type: ignore[no-untyped-def]
         ctx, grad: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         x, gamma, index, mean, rstd = ctx.saved_tensors
@@ -256,17 +256,18 @@ class ConditionedNorm(nn.Module):
             mean, rstd = self._batch_statistics(x)
             cells = _ConditionedBatchNorm.apply(cells, gamma, beta, index, mean, rstd)
         else:
-            scale = gamma * (self.norm.running_var + self.norm.eps).rsqrt()  # type: ignore[operator]
-            shift = beta - self.norm.running_mean * scale
+            norm: Any = self.norm
+            scale = gamma * (norm.running_var + norm.eps).rsqrt()
+            shift = beta - norm.running_mean * scale
             cells = torch.addcmul(_at_cells(shift, index), cells, _at_cells(scale, index))
         return cells.view(n, height, width, channels).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Updates the running statistics; returns mean and 1/std of each channel."""
-        norm = self.norm
+        norm: Any = self.norm
         _, mean, rstd = torch.native_batch_norm(
             x, None, None, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
         )
-        norm.num_batches_tracked += 1  # type: ignore[operator]
+        norm.num_batches_tracked += 1
         return mean, rstd

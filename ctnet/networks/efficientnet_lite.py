@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,11 +95,11 @@ class ConvNormAct(nn.Module):
 
     def _folded(self, x: Tensor) -> Tensor:
         """Convolution with the fixed statistics of the norm folded in: no pass of its own."""
-        conv, norm = self.conv, self.norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
+        conv, norm = self.conv, cast(Any, self.norm)
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight = conv.weight * scale[:, None, None, None]
         bias = norm.bias - norm.running_mean * scale
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)  # type: ignore[arg-type]
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)
 
 
 class InvertedResidual(nn.Module):
@@ -114,7 +115,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N,inputs,H,W) to (N,outputs,H/stride,W/stride)."""
-        y = self.project(self.depthwise(self.expand(x)))
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + y if self.shortcut else y
 
 

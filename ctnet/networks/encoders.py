@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class TimmEncoder(nn.Module):
             raise ValueError(
                 f"timm has no network {name!r};{hint} timm.list_models() names them all."
             )
-        net = timm.create_model(name, pretrained=pretrained, features_only=True)
+        net: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
         reductions = tuple(net.feature_info.reduction())
         if reductions != STRIDES:
             raise ValueError(

@@ -9,7 +9,7 @@ import torch
 
 from ctnet.networks.composite import CompositeModel
 from ctnet.zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, verify
-from ctnet.zoo.manifest import ModelInfo, list_models, model_info
+from ctnet.zoo.manifest import ModelInfo, model_info
 
 EMBEDDED = Path(__file__).with_name("embedded")
 CHECKOUT = Path(__file__).parents[2] / "weights"
@@ -74,8 +74,7 @@ def _zoo_entry(name: str) -> ModelInfo:
         return model_info(name)
     except ValueError as error:
         raise ValueError(
-            f"{error} Known: {', '.join(list_models())}, {FOLDER_PREFIX}PATH and "
-            f"{HUB_PREFIX}ORG/REPO[@REVISION]."
+            f"{error} Or {FOLDER_PREFIX}PATH, or {HUB_PREFIX}ORG/REPO[@REVISION]."
         ) from None
 
 
