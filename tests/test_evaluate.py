@@ -181,5 +181,5 @@ def test_tables_without_results_or_marks_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="ctnet eval"):
         read_results(tmp_path)
     (tmp_path / "README.md").write_text("nothing")
-    with pytest.raises(ValueError, match="metrics: begin"):
+    with pytest.raises(ValueError, match="training: begin"):
         update_readme(tmp_path / "README.md", tmp_path)

@@ -86,9 +86,9 @@ def update_readme(readme: str | Path, results: str | Path) -> None:
     path = Path(readme)
     names = list_models()
     text = path.read_text("utf-8")
+    text = _replace(text, "training", training_table([model_info(name) for name in names]))
     measured = [result for result in read_results(results) if result.model in names]
     text = _replace(text, "metrics", metrics_table(measured))
-    text = _replace(text, "training", training_table([model_info(name) for name in names]))
     path.write_text(text, "utf-8")
 
 
