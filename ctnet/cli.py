@@ -106,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--rule", default="S", help="S, R1, R2, R3, Rrnd or a rule file (default: %(default)s)"
     )
     evaluate.add_argument("--data", default="~/data/compositemt", help="default: %(default)s")
+    evaluate.add_argument("--layout", default="compositemt", help="compositemt or pascal-mt")
     evaluate.add_argument("--split", default="val", choices=("train", "val"))
     evaluate.add_argument("--out", type=Path, default=Path("results"), help="default: %(default)s/")
     evaluate.add_argument("--name", help="name in the result, where the model is a folder")
@@ -282,11 +283,13 @@ def _train(args: argparse.Namespace) -> int:
 def _eval(args: argparse.Namespace) -> int:
     from ctnet.device import pick_device
     from ctnet.evaluation.evaluate import evaluate
+    from ctnet.training.datasets import open_source
     from ctnet.zoo import load
 
     model = load(args.model, device=pick_device(args.device))
     name = args.name or args.model.rsplit("/", 1)[-1]
-    result = evaluate(model, args.data, args.rule, args.split, name, args.limit, seed=args.seed)
+    source = open_source(args.layout, args.data, args.split)
+    result = evaluate(model, source, args.rule, args.split, name, args.limit, seed=args.seed)
     for task in result.scores:
         kinds = " + ".join(result.labels[task])
         print(f"{task:<10} {result.headline(task):8.3f}  ({kinds} labels)")

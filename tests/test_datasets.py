@@ -14,15 +14,18 @@ from PIL import Image
 from scipy.io import savemat
 from torch.utils.data import DataLoader
 
+from ctnet import create
+from ctnet.evaluation.evaluate import evaluate
 from ctnet.rules import R1, R2, R3, RRND, Rule, get_rule, single
-from ctnet.tasks import TASKS, VOC_CLASSES
+from ctnet.tasks import DEFAULT_TASKS, TASKS, VOC_CLASSES
+from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.datasets import (
     CompositeDataset,
-    CompositeMTMini,
     LabelSource,
     Sample,
     StepSampler,
     collate,
+    open_source,
     sampling_weights,
 )
 from ctnet.training.pascal_mt import PascalMT, decode_colors, region_boundaries
@@ -226,6 +229,40 @@ def test_pascal_mt_labels(mt_root: Path) -> None:
     # Thinning shortens lines by a pixel at the border.
     assert (edges[1:-1].sum(1) == 3).all()
     assert all(edges[1:-1, [column - 1, column]].any(1).all() for column in (10, 20, 30))
+
+
+def test_pascal_mt_says_what_its_labels_are(mt_root: Path) -> None:
+    source = PascalMT(mt_root, "train")
+    kinds = {task: [source.kind(i, task) for i in range(2)] for task in DEFAULT_TASKS}
+    assert kinds == {
+        "seg": ["true", ""], "parts": ["true", "true"], "edges": ["true", "true"],
+        "saliency": ["distilled", ""], "normals": ["distilled", ""],
+    }  # fmt: skip
+    assert source.kind(0, "depth") == ""
+    # Normals count only on regions of classes that their teacher has seen.
+    (mt_root / "pascal-context/trainval/2008_1.mat").unlink()
+    assert source.kind(0, "normals") == ""
+    assert source.origin(0) == "pascal"
+    assert source.measured_on("seg", semantic=True) == ("pascal",)
+    assert source.annotators(0) is None
+
+
+def test_models_can_be_measured_on_pascal_mt(mt_root: Path) -> None:
+    source = PascalMT(mt_root, "train")
+    result = evaluate(create("ctn").eval(), source, "R2", progress=False)
+    assert result.data == "PASCAL-MT"
+    assert result.scores["seg"]["images"] == 1
+    assert result.labels["seg"] == ("true",)
+    assert result.labels["normals"] == ("distilled",)
+
+
+def test_open_source_by_layout(mini_root: Path, mt_root: Path) -> None:
+    assert open_source("compositemt", mini_root, "train").name == "CompositeMT-mini"
+    assert open_source("pascal-mt", mt_root, "val").name == "PASCAL-MT"
+    with pytest.raises(ValueError, match="unknown layout 'pascal'; did you mean 'pascal-mt'"):
+        open_source("pascal", mt_root, "val")
+    with pytest.raises(FileNotFoundError, match=r"PASCAL_MT\.zip"):
+        open_source("pascal-mt", mini_root, "train")
 
 
 def test_pascal_mt_numbers_every_class_as_voc_does(mt_root: Path) -> None:
@@ -465,6 +502,8 @@ def test_sampling_weights_by_hand(mini_root: Path) -> None:
     np.testing.assert_allclose(sampling_weights(dataset, 0.9, {}), [2.7**0.5, 1.35**0.5, 1])
     np.testing.assert_array_equal(sampling_weights(dataset, 0, {}), [1, 1, 1])
     np.testing.assert_array_equal(sampling_weights(dataset, 0, {"nyu": 2.5}), [1, 2.5, 1])
+    with pytest.raises(ValueError, match="no image is from source 'nyuv2'; did you mean 'nyu'"):
+        sampling_weights(dataset, 0, {"nyuv2": 2.5})
     # R2 cannot ask for anything without a class map.
     np.testing.assert_array_equal(sampling_weights(CompositeDataset(source, R2), 0, {}), [1, 1, 0])
 

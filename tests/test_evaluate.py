@@ -10,9 +10,11 @@ from PIL import Image
 
 import ctnet
 from ctnet.decoding import class_anchors
-from ctnet.evaluation.evaluate import RULE_NAMES, SOURCES, evaluate
+from ctnet.evaluation.evaluate import RULE_NAMES, evaluate
 from ctnet.evaluation.tables import metrics_table, read_results, update_readme
 from ctnet.tasks import DEFAULT_TASKS, get_task
+from ctnet.training.compositemt import BEST_SOURCES
+from ctnet.training.datasets import open_source
 
 SIZE = (48, 64)
 LABELS = {
@@ -99,6 +101,10 @@ class Oracle(ctnet.CompositeModel):
         return composite
 
 
+def open_val(root):
+    return open_source("compositemt", root, "val")
+
+
 @pytest.fixture
 def oracle():
     return Oracle(ctnet.ModelConfig())
@@ -106,7 +112,7 @@ def oracle():
 
 @pytest.mark.parametrize("rule", RULE_NAMES)
 def test_right_answers_score_perfectly(oracle, data, rule):
-    result = evaluate(oracle, data, rule, progress=False)
+    result = evaluate(oracle, open_val(data), rule, progress=False)
     assert result.rule == rule
     perfect = {"seg": 100, "parts": 100, "edges": 1, "saliency": 100, "normals": 0}
     expected = set(DEFAULT_TASKS) - ({"seg"} if rule == "R3" else set())
@@ -121,20 +127,20 @@ def test_right_answers_score_perfectly(oracle, data, rule):
 
 def test_wrong_classes_score_badly(oracle, data):
     oracle.wrong = True
-    scores = evaluate(oracle, data, "S", progress=False)
+    scores = evaluate(oracle, open_val(data), "S", progress=False)
     assert scores.headline("seg") < 1
     assert scores.headline("saliency") == 100
 
 
 def test_each_task_counts_only_the_images_of_its_sources(oracle, data):
-    result = evaluate(oracle, data, "S", progress=False)
+    result = evaluate(oracle, open_val(data), "S", progress=False)
     counts = {"seg": 2, "parts": 2, "edges": 1, "saliency": 1, "normals": 1}
     assert {task: s["images"] for task, s in result.scores.items()} == counts
-    assert result.sources == SOURCES
+    assert result.sources == BEST_SOURCES
 
 
 def test_limit_is_images_a_task(oracle, data):
-    result = evaluate(oracle, data, "S", limit=1, progress=False)
+    result = evaluate(oracle, open_val(data), "S", limit=1, progress=False)
     assert all(scores["images"] == 1 for scores in result.scores.values())
 
 
@@ -142,7 +148,7 @@ def test_random_palettes_are_the_same_for_the_same_seed(data, tmp_path):
     torch.manual_seed(0)
     network = ctnet.create("ctn").eval()
     written = [
-        evaluate(network, data, "R1", seed=3, progress=False).save(tmp_path).read_text()
+        evaluate(network, open_val(data), "R1", seed=3, progress=False).save(tmp_path).read_text()
         for _ in range(2)
     ]
     assert written[0] == written[1]
@@ -150,16 +156,11 @@ def test_random_palettes_are_the_same_for_the_same_seed(data, tmp_path):
 
 def test_unknown_rule_names_the_nearest(oracle, data):
     with pytest.raises(ValueError, match="did you mean 'R2'"):
-        evaluate(oracle, data, "R22", progress=False)
-
-
-def test_missing_data_set_is_an_error(oracle, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"index\.csv"):
-        evaluate(oracle, tmp_path, progress=False)
+        evaluate(oracle, open_val(data), "R22", progress=False)
 
 
 def test_results_make_the_tables(oracle, data, tmp_path):
-    path = evaluate(oracle, data, "S", name="ctn-r1", progress=False).save(tmp_path)
+    path = evaluate(oracle, open_val(data), "S", name="ctn-r1", progress=False).save(tmp_path)
     assert path.name == "ctn-r1_S.json"
     assert json.loads(path.read_text())["scores"]["seg"]["miou"] == 100
     table = metrics_table(read_results(tmp_path))

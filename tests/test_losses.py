@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.decoding import class_anchors
+from ctnet.decoding import class_anchors, class_scores
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.datasets import Sample
 from ctnet.training.losses import (
@@ -20,6 +20,7 @@ from ctnet.training.losses import (
     balanced_cross_entropy,
     cosine_loss,
     focal_cross_entropy,
+    smooth_class_scores,
 )
 
 
@@ -259,6 +260,66 @@ def test_class_weights_and_gamma_reach_the_class_losses() -> None:
     focal = CompositeLoss(DEFAULT_TASKS, {}, 2.0, {})(composite, sample)[1]
     assert focal["seg"] < plain["seg"]
     assert focal["edges"] == plain["edges"]
+
+
+@pytest.mark.parametrize("classes", [2, 7, 21])
+def test_smooth_scores_are_squared_distances(classes: int) -> None:
+    outputs = torch.randn(500, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scores = smooth_class_scores(3 * outputs, classes, 12.0)
+    points = torch.sigmoid(3 * outputs).numpy()
+    squared = ((points[:, None] - np.array(class_anchors(classes))) ** 2).sum(2)
+    np.testing.assert_allclose(softmax(scores.numpy()), softmax(-12 * squared), rtol=1e-9)
+    assert torch.equal(scores.argmax(1), class_scores(3 * outputs, classes).argmax(1))
+
+
+def test_smooth_scores_have_no_trap_at_a_wrong_anchor() -> None:
+    """From beside any anchor, descent reaches any other class; by eq. 5 it gets stuck."""
+    anchors = torch.tensor(class_anchors(21)).clamp(0.02, 0.98)
+    start = torch.logit(anchors)[:, None].expand(-1, 21, -1).reshape(-1, 3)
+    target = torch.arange(21).repeat(21)
+
+    def reached(sharpness: float) -> float:
+        outputs = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([outputs], 0.1)
+        loss = CompositeLoss(["seg"], {}, 0.0, {}, sharpness)
+        for _ in range(150):
+            optimizer.zero_grad()
+            sample = Sample(
+                torch.zeros(1, 3, 21, 21),
+                torch.zeros(1, 21, 21, dtype=torch.int64),
+                {"seg": target.view(1, 21, 21)},
+                torch.ones(1, 1, 21, 21, dtype=torch.bool),
+            )
+            loss(outputs.T.reshape(1, 3, 21, 21), sample)[0].backward()
+            optimizer.step()
+        return float((class_scores(outputs, 21).argmax(1) == target).float().mean())
+
+    assert reached(20.0) == 1
+    assert reached(0.0) < 0.9
+
+
+def test_guidance_moves_class_losses_to_the_guides_choice() -> None:
+    sample = make_sample()
+    composite = composite_for(sample)
+    guides = {"seg": torch.randn(2, 21, 3, 4, dtype=torch.float64, requires_grad=True)}
+
+    def losses(share: float, labels: dict[str, Tensor] | None = None) -> dict[str, float]:
+        loss = CompositeLoss(DEFAULT_TASKS, {}, 1.0, {}, guidance=share)
+        given = Sample(sample.image, sample.palette, labels or sample.labels, sample.valid)
+        total, parts = loss(composite, given, guides)
+        total.backward()
+        return parts
+
+    plain, mixed, guided = losses(0.0), losses(0.25), losses(1.0)
+    choice = F.interpolate(guides["seg"], size=(6, 8), mode="bilinear").argmax(1)
+    by_choice = losses(0.0, sample.labels | {"seg": choice})
+    assert plain == CompositeLoss(DEFAULT_TASKS, {}, 1.0, {})(composite, sample)[1]
+    assert guided["seg"] == pytest.approx(by_choice["seg"])
+    assert mixed["seg"] == pytest.approx(0.75 * plain["seg"] + 0.25 * guided["seg"])
+    assert {k: v for k, v in guided.items() if k != "seg"} == {
+        k: v for k, v in plain.items() if k != "seg"
+    }
+    assert guides["seg"].grad is None
 
 
 def test_balanced_class_weights_by_hand() -> None:

@@ -25,7 +25,7 @@ from ctnet.networks.composite import CompositeModel, ModelConfig, build
 from ctnet.networks.decoder import DecoderConfig
 from ctnet.training import trainer as trainer_module
 from ctnet.training.config import RECIPES, TrainConfig
-from ctnet.training.trainer import Trainer, learning_rate_at, open_source
+from ctnet.training.trainer import Trainer, learning_rate_at
 
 DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)
 MODEL = ModelConfig("ctn", "tiny", DECODER)
@@ -295,6 +295,40 @@ def test_the_encoder_learns_at_its_own_rate(config: TrainConfig, tmp_path: Path)
     assert not changed(before, dict(trainer.model.encoder.named_parameters()))
 
 
+def test_coarse_steps_train_the_coarse_stages_alone(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, auxiliary=1.0, coarse_steps=1)
+    trainer = Trainer(config, tmp_path)
+    initial = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    states = Recorder()
+    trainer.validate = states
+    trainer.train()
+    fine = ("stages.3.", "stages.4.", "decoder.image.", "decoder.skips.0.", "decoder.head.")
+    learned = changed(initial, states.states[0])
+    assert learned
+    assert not [name for name in learned if any(part in name for part in fine)]
+    learned = changed(states.states[0], states.states[1])
+    assert all(any(part in name for name in learned) for part in fine)
+
+
+def test_frozen_stages_of_a_wrapped_network(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrapped(nn.Module):
+        channels, mean, std = TinyEncoder.channels, TinyEncoder.mean, TinyEncoder.std
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = TinyEncoder()
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return list(self.net(x))
+
+    monkeypatch.setattr(composite, "create_encoder", lambda *_: Wrapped())
+    encoder = Trainer(replace(config, frozen_stages=2), tmp_path).model.encoder
+    frozen = {name.split(".")[1] for name, p in encoder.named_parameters() if not p.requires_grad}
+    assert frozen == {"stage0", "stage1"}
+
+
 def test_learning_rate_by_hand(config: TrainConfig) -> None:
     config = replace(config, steps=10, warmup=4, decay=0.5)
     factors = [learning_rate_at(step, config) for step in range(10)]
@@ -412,10 +446,7 @@ def test_tensorboard_keeps_every_step_once(
         assert [event.step for event in board.Scalars(tag)] == [1, 2, 3, 4]
 
 
-def test_open_source_by_layout(config: TrainConfig, tmp_path: Path) -> None:
-    assert len(open_source(config, "train").ids) == 4
-    with pytest.raises(FileNotFoundError, match=r"PASCAL_MT\.zip"):
-        open_source(replace(config, layout="pascal-mt", data=str(tmp_path)), "train")
+def test_batches_larger_than_the_data(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a batch of 5"):
         Trainer(replace(config, batch_size=5), tmp_path).train()
 
@@ -463,6 +494,9 @@ def test_missing_and_broken_config_files(tmp_path: Path) -> None:
         ("rule = 2", "rule must be text; got 2"),
         ("size = 100", "size must be a multiple of 32; got 100"),
         ("decay = 2", "decay is a share .*got 2"),
+        ("guidance = 1.5", "guidance is a share, 0 to 1; got 1.5"),
+        ("guidance = 0.5", "coarse_steps and guidance need a weight for auxiliary"),
+        ("coarse_steps = 5", "coarse_steps and guidance need a weight for auxiliary"),
         ("average = 1.0", "average is a decay .*got 1.0"),
         ("scale = 0.5", "scale is a smallest and a largest scale; got 0.5"),
         ("scale = [1.2, 0.5]", "scale is a smallest"),

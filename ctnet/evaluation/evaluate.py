@@ -23,25 +23,12 @@ from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
 from ctnet.networks.composite import CompositeModel
 from ctnet.rules import Rule, get_rule
 from ctnet.tasks import get_task, nearest
-from ctnet.training.datasets import CompositeDataset, CompositeMTMini, Sample
+from ctnet.training.datasets import CompositeDataset, LabelSource, Sample
 
 S = "S"
 """Name of the rule that asks for one task everywhere, for each task in turn."""
 
 RULE_NAMES = (S, "R1", "R2", "R3", "Rrnd")
-
-SOURCES = {
-    "seg": ("voc", "coco"),
-    "parts": ("voc", "coco", "ccp"),
-    "edges": ("bsds",),
-    "saliency": ("ecssd",),
-    "normals": ("nyu",),
-}
-"""Where each task is measured under rules that need no class map."""
-
-SEMANTIC_SOURCES = {**SOURCES, "edges": ("voc", "coco"), "saliency": ("voc", "coco")}
-"""The same for rules that map classes: these need true class maps, so edges and saliency are
-measured on labels that are distilled."""
 
 HEADLINE = {
     "seg": "miou",
@@ -162,7 +149,7 @@ class Evaluator:
 @torch.inference_mode()
 def evaluate(
     model: CompositeModel,
-    root: str | Path,
+    source: LabelSource,
     rule: str = S,
     split: str = "val",
     name: str = "model",
@@ -175,9 +162,9 @@ def evaluate(
 
     Args:
         model: Network in eval mode.
-        root: Folder of CompositeMT-mini.
+        source: Photographs and labels.
         rule: ``S``, a rule's name, or a rule file.
-        split: Split to measure on.
+        split: Name of the source's split in the result.
         name: Name of the model in the result.
         limit: Most images a task, taken evenly; None takes all.
         edge_thresholds: Number of thresholds of the boundary measure.
@@ -186,14 +173,13 @@ def evaluate(
 
     Raises:
         ValueError: If the rule is unknown.
-        FileNotFoundError: If the data set is not there.
     """
     parsed = None if rule == S else _find_rule(rule, model.tasks)
-    by_task = SEMANTIC_SOURCES if parsed and parsed.needs_labels else SOURCES
-    source = CompositeMTMini(root, split)
-    plan = _plan(source, by_task, model.tasks, limit)
+    semantic = parsed is not None and parsed.needs_labels
+    by_task = {task: tuple(source.measured_on(task, semantic)) for task in model.tasks}
+    plan = _plan(source, by_task, limit)
     dataset = CompositeDataset(source, parsed, model.tasks)
-    evaluator = Evaluator(tuple(by_task), edge_thresholds)
+    evaluator = Evaluator(model.tasks, edge_thresholds)
     bar = tqdm(sorted(plan), desc=f"{name} on {rule}", unit="image", disable=not progress)
     for index in bar:
         sample = dataset[(index, seed * 1_000_003 + index)]
@@ -209,9 +195,9 @@ def evaluate(
     return EvalResult(
         name,
         parsed.name if parsed else S,
-        "CompositeMT-mini",
+        source.name,
         split,
-        dict(by_task),
+        by_task,
         kinds,
         evaluator.compute(),
         seed,
@@ -226,17 +212,15 @@ def _find_rule(name: str, tasks: Sequence[str]) -> Rule:
 
 
 def _plan(
-    source: CompositeMTMini,
+    source: LabelSource,
     by_task: Mapping[str, Sequence[str]],
-    tasks: Sequence[str],
     limit: int | None,
 ) -> dict[int, list[str]]:
     """Chooses the tasks to measure on each image, by index."""
     plan: dict[int, list[str]] = {}
+    origins = [source.origin(i) for i in range(len(source.ids))]
     for task, sources in by_task.items():
-        if task not in tasks:
-            continue
-        fit = [i for i, row in enumerate(source.rows) if row["source"] in sources and row[task]]
+        fit = [i for i, name in enumerate(origins) if name in sources and source.kind(i, task)]
         if limit is not None and len(fit) > limit:
             fit = [fit[k * len(fit) // limit] for k in range(limit)]
         for index in fit:

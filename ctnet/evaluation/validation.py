@@ -8,6 +8,7 @@ from ctnet.evaluation.evaluate import S, evaluate
 from ctnet.networks.composite import CompositeModel
 from ctnet.rules import get_rule
 from ctnet.training.config import TrainConfig
+from ctnet.training.datasets import open_source
 
 EDGE_THRESHOLDS = 7
 WORST_ANGLE = 90.0
@@ -18,16 +19,22 @@ def validator(config: TrainConfig) -> Callable[[CompositeModel], Mapping[str, fl
 
     Rules that map classes are validated on themselves, the others on S. ``score`` is the mean of
     the tasks' figures, each on a scale where 100 is perfect.
+
+    Raises:
+        FileNotFoundError: If the data set is not there.
+        ValueError: If it has no split ``val``.
     """
     rule = config.rule if get_rule(config.rule, config.model.tasks).needs_labels else S
-    limit = max(1, config.validate_images // len(config.model.tasks)) or None
+    share = max(1, config.validate_images // len(config.model.tasks))
+    limit = share if config.validate_images else None
+    source = open_source(config.layout, config.data, "val")
 
     def measure(model: CompositeModel) -> Mapping[str, float]:
         result = evaluate(
             model,
-            config.data,
+            source,
             rule,
-            limit=limit if config.validate_images else None,
+            limit=limit,
             edge_thresholds=EDGE_THRESHOLDS,
             progress=False,
         )

@@ -125,6 +125,10 @@ class Decoder(nn.Module):
         config: Widths and details.
         channels: Widths of the encoder's features at strides 2 to 32.
         conditioned: Whether norms depend on the palette.
+
+    Attributes:
+        depth: Stages that are run. Training sets fewer to work on the coarse ones alone, whose
+            features it reads by a hook; the raw outputs are zero then.
     """
 
     def __init__(self, config: DecoderConfig, channels: tuple[int, ...], conditioned: bool) -> None:
@@ -148,6 +152,7 @@ class Decoder(nn.Module):
             inputs = outputs
         self.stages = nn.ModuleList(stages)
         self.head = nn.Conv2d(inputs, config.outputs, 1)
+        self.depth = len(stages)
 
     def forward(self, image: Tensor, features: list[Tensor], condition: Condition | None) -> Tensor:
         """Decodes.
@@ -160,14 +165,21 @@ class Decoder(nn.Module):
         Returns:
             The composite's raw outputs (N,outputs,H,W).
         """
-        sides = [skip(x, condition) for skip, x in zip(self.skips, features, strict=True)]
-        for block in self.image:
-            image = block(image, condition)
+        skips = zip(self.skips, features, strict=True)
+        sides = [
+            skip(x, condition) for level, (skip, x) in enumerate(skips) if level >= 4 - self.depth
+        ]
         x = sides.pop()
-        sides.insert(0, image)
-        for stage in self.stages:
+        if self.depth == len(self.stages):
+            side = image
+            for block in self.image:
+                side = block(side, condition)
+            sides.insert(0, side)
+        for stage in self.stages[: self.depth]:
             x = F.interpolate(
                 x, scale_factor=2, mode="bilinear", align_corners=self.config.align_corners
             )
             x = stage(torch.cat([x, sides.pop()], dim=1), condition)
+        if self.depth < len(self.stages):
+            return image.new_zeros(len(image), self.config.outputs, *image.shape[2:])
         return cast(Tensor, self.head(x))

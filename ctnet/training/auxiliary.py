@@ -1,14 +1,16 @@
-"""Deep supervision: plain class heads on the decoder's features, in training alone.
+"""Deep supervision: heads on the decoder's coarse features, in training alone.
 
-Eq. 5 reads classes out of three channels, which gives the layers below a weak signal at first. A
-linear classifier on features at stride 4 gives them a direct one. It is supervised where the main
-output is, only where the palette asks and a label exists, and is thrown away after training.
+Three channels that hold a class (eq. 5) give the layers below a weak signal at first. Two linear
+heads on the features at stride 4 give them direct ones: one classifies for every class task, one
+makes a coarse composite under the loss of the main one. Both are supervised where the main output
+is, only where the palette asks and a label exists, and are thrown away after training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,53 +18,92 @@ from ctnet.networks.composite import CompositeModel
 from ctnet.networks.decoder import LEVELS, Decoder
 from ctnet.tasks import get_task
 from ctnet.training.datasets import Sample
+from ctnet.training.losses import CompositeLoss
 
-STAGE = 2
-"""The decoder stage whose output is classified; it works at stride 4."""
+DEPTH = 3
+"""The decoder's stages up to the supervised features."""
 
-STRIDE = LEVELS[4 - STAGE]
+STRIDE = LEVELS[5 - DEPTH]
+
+
+@dataclass(frozen=True)
+class CoarseResult:
+    """What the heads say of a forward pass.
+
+    Attributes:
+        total: The loss to minimise.
+        losses: Unweighted loss of the coarse composite by task.
+        guides: Class scores (N,C,H/4,W/4) by task, for those that were supervised.
+    """
+
+    total: Tensor
+    losses: dict[str, float]
+    guides: dict[str, Tensor]
 
 
 class AuxiliaryHeads(nn.Module):
-    """A linear classifier for every class task, on the features of the decoder that does it.
+    """Linear heads on coarse features of the decoders of a network.
 
     Args:
         model: The network to watch; its decoders get a forward hook.
-        class_weights: Weights of the classes of a task, by task name.
+        loss: The loss of the composite, whose weights the class heads share.
     """
 
-    def __init__(self, model: CompositeModel, class_weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: CompositeModel, loss: CompositeLoss) -> None:
         super().__init__()
+        self.loss = loss
         self.tasks = model.tasks
-        self.class_weights = dict(class_weights)
         self._features: dict[int, Tensor] = {}
-        decoders = [module for module in model.modules() if isinstance(module, Decoder)]
-        self._shared = len(decoders) == 1
-        self.heads = nn.ModuleDict()
-        for number, decoder in enumerate(decoders):
-            decoder.stages[STAGE].register_forward_hook(
+        self._decoders = [module for module in model.modules() if isinstance(module, Decoder)]
+        for number, decoder in enumerate(self._decoders):
+            decoder.stages[DEPTH - 1].register_forward_hook(
                 lambda _, __, output, number=number: self._features.update({number: output})
             )
-        width = decoders[0].config.stages[STAGE]
-        for name in self.tasks:
-            if get_task(name).kind == "classes":
-                self.heads[name] = nn.Conv2d(width, len(get_task(name).classes), 1)
+        config = self._decoders[0].config
+        width = config.stages[DEPTH - 1]
+        self.composite = nn.ModuleList(nn.Conv2d(width, config.outputs, 1) for _ in self._decoders)
+        self.classes = nn.ModuleDict(
+            {
+                name: nn.Conv2d(width, len(get_task(name).classes), 1)
+                for name in self.tasks
+                if get_task(name).kind == "classes"
+            }
+        )
 
-    def forward(self, sample: Sample) -> Tensor | None:
-        """Returns the sum of the tasks' cross-entropies on the last forward pass, if any."""
-        total: Tensor | None = None
-        palette = sample.palette[:, ::STRIDE, ::STRIDE]
-        for name, head in self.heads.items():
-            number = self.tasks.index(name)
-            features = self._features.get(0 if self._shared else number)
-            mask = (palette == number) & sample.valid[:, number, ::STRIDE, ::STRIDE]
-            if features is None or not bool(mask.any()):
+    def set_coarse(self, coarse: bool) -> None:
+        """Makes the decoders stop at the supervised features, or run to their end."""
+        for decoder in self._decoders:
+            decoder.depth = DEPTH if coarse else len(decoder.stages)
+
+    def forward(self, sample: Sample) -> CoarseResult:
+        """Supervises the features of the last forward pass, if it computed any."""
+        sample = _subsample(sample)
+        features, self._features = self._features, {}
+        shared = len(self._decoders) == 1
+        composite = sample.image.new_zeros(sample.image.shape)
+        extra: list[Tensor] = []
+        guides: dict[str, Tensor] = {}
+        for number, name in enumerate(self.tasks):
+            source = 0 if shared else number
+            if source not in features:
                 continue
-            scores = head(features.float()).permute(0, 2, 3, 1)[mask]
-            target = sample.labels[name][:, ::STRIDE, ::STRIDE][mask]
-            weights = self.class_weights.get(name)
-            weights = None if weights is None else weights.to(scores.device)
-            loss = F.cross_entropy(scores, target, weights)
-            total = loss if total is None else total + loss
-        self._features.clear()
-        return total
+            x = features[source].float()
+            asked = sample.palette == number
+            composite = torch.where(asked[:, None], self.composite[source](x), composite)
+            mask = asked & sample.valid[:, number]
+            if name in self.classes and bool(mask.any()):
+                guides[name] = self.classes[name](x)
+                scores = guides[name].permute(0, 2, 3, 1)[mask]
+                weights = self.loss.class_weights.get(name)
+                weights = None if weights is None else weights.to(scores.device)
+                entropy = F.cross_entropy(scores, sample.labels[name][mask], weights)
+                extra.append(self.loss.weights.get(name, 1.0) * entropy)
+        total, parts = self.loss(composite, sample, guides)
+        return CoarseResult(sum(extra, total), parts, guides)
+
+
+def _subsample(sample: Sample) -> Sample:
+    """Takes the pixels at the centres of the coarse cells."""
+    cells = (..., slice(STRIDE // 2, None, STRIDE), slice(STRIDE // 2, None, STRIDE))
+    labels = {name: label[cells] for name, label in sample.labels.items()}
+    return Sample(sample.image[cells], sample.palette[cells], labels, sample.valid[cells])

@@ -30,6 +30,9 @@ LEAST = {
     "workers": 0,
     "seed": 0,
     "focal_gamma": 0,
+    "sharpness": 0,
+    "auxiliary": 0,
+    "coarse_steps": 0,
 }
 
 
@@ -61,11 +64,16 @@ class TrainConfig:
         average: Decay of the exponential moving average of the weights, 0 for none.
         loss_weights: lambda of each task in eq. 4.
         focal_gamma: Focusing exponent of the class losses.
-        auxiliary: Weight of the plain class heads of :mod:`ctnet.training.auxiliary`, 0 for none.
+        sharpness: Smooth class scores in place of those of eq. 5, which they agree with about the
+            best class (:func:`ctnet.training.losses.smooth_class_scores`); 0 keeps eq. 5.
+        guidance: Share of the class losses that goes by the best class of the auxiliary heads in
+            place of the label, so that the composite decides where they are sure enough.
+        auxiliary: Weight of the coarse heads of :mod:`ctnet.training.auxiliary`, 0 for none.
+        coarse_steps: Steps at the start that run and train the decoder only up to those heads.
         class_power: Classes weigh by their share of pixels to the power of minus this.
         repeat_threshold: Images with classes rarer than this are repeated.
-        source_weights: Relative frequency of a source's images, by what their ids begin with up
-            to the first underscore; 1 where none is given.
+        source_weights: Relative frequency of a source's images, by its name; 1 where none is
+            given.
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
@@ -97,7 +105,10 @@ class TrainConfig:
     average: float = 0.0
     loss_weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
     focal_gamma: float = 2.0
+    sharpness: float = 0.0
+    guidance: float = 0.0
     auxiliary: float = 0.0
+    coarse_steps: int = 0
     class_power: float = 0.0
     repeat_threshold: float = 0.0
     source_weights: Mapping[str, float] = field(default_factory=dict)
@@ -133,6 +144,10 @@ class TrainConfig:
         pair = isinstance(self.scale, tuple) and len(self.scale) == 2
         if not (pair and 0 < self.scale[0] <= self.scale[1]):
             raise ValueError(f"scale is a smallest and a largest scale; got {self.scale}.")
+        if not 0 <= self.guidance <= 1:
+            raise ValueError(f"guidance is a share, 0 to 1; got {self.guidance}.")
+        if (self.coarse_steps or self.guidance) and not self.auxiliary:
+            raise ValueError("coarse_steps and guidance need a weight for auxiliary.")
         if self.size % 32:
             raise ValueError(f"size must be a multiple of 32; got {self.size}.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 
-from ctnet.evaluation.edges import decode_annotators
 from ctnet.rules import Rule
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
+from ctnet.training.compositemt import CompositeMTMini
+from ctnet.training.pascal_mt import PascalMT
 from ctnet.training.transforms import Normals, Strength, Validity, as_training_tensors
 
 LABEL_TYPES = {"classes": tv_tensors.Mask, "probability": Strength, "normals": Normals}
@@ -63,6 +62,9 @@ def collate(samples: Sequence[Sample]) -> Sample:
 class LabelSource(Protocol):
     """Where images and labels come from: one class for each layout on disk."""
 
+    name: str
+    """The data set's name."""
+
     @property
     def ids(self) -> Sequence[str]:
         """Names of the images."""
@@ -76,70 +78,50 @@ class LabelSource(Protocol):
         """
         ...
 
-
-class CompositeMTMini:
-    """The photographs and labels of CompositeMT-mini, unpacked into one folder.
-
-    Args:
-        root: The folder with the unpacked shards and ``index.csv``.
-        split: ``train`` or ``val``.
-        sources: Keep only these sources (``voc``, ``coco``, ``nyu``, ``ccp``, ``ecssd``, ``bsds``).
-
-    Raises:
-        FileNotFoundError: If the folder has no index.
-        ValueError: If nothing is left of the split.
-    """
-
-    unlabelled_edges = 128
-
-    def __init__(self, root: str | Path, split: str, sources: Sequence[str] | None = None) -> None:
-        self.root = Path(root).expanduser()
-        index = self.root / "index.csv"
-        if not index.is_file():
-            raise FileNotFoundError(
-                f"no index.csv in {self.root}: unpack the shards of the data set there and copy "
-                "its index.csv beside them."
-            )
-        with index.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
-        self.rows = [row for row in rows if sources is None or row["source"] in sources]
-        if not self.rows:
-            raise ValueError(f"{index} lists nothing for split {split!r}, sources {sources}.")
-        self.ids = [row["id"] for row in self.rows]
+    def origin(self, index: int) -> str:
+        """Returns the name of the source that an image is from."""
+        ...
 
     def kind(self, index: int, task: str) -> str:
         """Returns ``true``, ``distilled`` or, where there is no label, an empty string."""
-        return self.rows[index].get(task) or ""
+        ...
 
-    def load(self, index: int) -> dict[str, np.ndarray]:
-        """Reads an image and the labels that exist; see :class:`LabelSource`."""
-        row = self.rows[index]
-        found = {"image": self._read(f"{row['id']}.image.jpg", "RGB")}
-        for task, suffix, mode in (
-            ("seg", "png", "L"), ("parts", "png", "L"), ("saliency", "jpg", "L"),
-            ("normals", "jpg", "RGB"),
-        ):  # fmt: skip
-            if row[task]:
-                found[task] = self._read(f"{row['id']}.{task}.{suffix}", mode)
-        if row["edges"]:
-            suffix = "png" if (self.root / f"{row['id']}.edges.png").exists() else "jpg"
-            found["edges"] = self._read(f"{row['id']}.edges.{suffix}", "L")
-            if row["source"] == "nyu":
-                found["edges.valid"] = found["edges"] != self.unlabelled_edges
-        return found
+    def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
+        """Returns the sources whose labels of a task are the best to measure on.
+
+        Args:
+            task: Name of the task.
+            semantic: Only sources that have a class map throughout, as semantic rules need.
+        """
+        ...
 
     def annotators(self, index: int) -> list[np.ndarray] | None:
         """Returns the boundaries (H,W) that each human drew, where they are known."""
-        row = self.rows[index]
-        if not row["annotators"]:
-            return None
-        with Image.open(self.root / f"{row['id']}.annotators.png") as image:
-            return decode_annotators(np.array(image), int(row["annotators"]))
+        ...
 
-    def _read(self, name: str, mode: str) -> np.ndarray:
-        with Image.open(self.root / name) as image:
-            keep = image.mode in (mode, "P")
-            return np.array(image if keep else image.convert(mode))
+
+SOURCES: Mapping[str, Callable[[str | Path, str], LabelSource]] = {
+    "compositemt": CompositeMTMini,
+    "pascal-mt": PascalMT,
+}
+"""Label sources by the name of their layout."""
+
+
+def open_source(layout: str, root: str | Path, split: str) -> LabelSource:
+    """Opens a data set.
+
+    Args:
+        layout: ``compositemt`` or ``pascal-mt``.
+        root: Its folder.
+        split: ``train`` or ``val``.
+
+    Raises:
+        FileNotFoundError: If the folder does not hold that data set.
+        ValueError: If the layout or the split is unknown, or nothing is left of it.
+    """
+    if layout not in SOURCES:
+        raise ValueError(f"unknown layout {layout!r}{nearest(layout, SOURCES)}")
+    return SOURCES[layout](root, split)
 
 
 class CompositeDataset(Dataset[Sample]):
@@ -256,26 +238,41 @@ def sampling_weights(
     Args:
         dataset: Samples whose class maps ``seg`` are counted.
         threshold: Share of images below which a class is repeated.
-        source_weights: Factors by what ids begin with up to the first underscore.
+        source_weights: Factors by name of the source.
 
     Returns:
         Weights (len(dataset),): the largest sqrt(threshold / share) of a sample's classes, at
         least 1, times the source's factor; 0 where the rule needs a class map that is missing.
+
+    Raises:
+        ValueError: If no image is from a source that is named.
     """
+    source = dataset.source
+    indices = range(len(dataset))
+    origins = [source.origin(index) for index in indices]
+    for name in source_weights:
+        if name not in origins:
+            raise ValueError(f"no image is from source {name!r}{nearest(name, set(origins))}")
+    weights = [source_weights.get(name, 1.0) for name in origins]
+    if dataset.rule is not None and dataset.rule.needs_labels:
+        weights = [
+            w if source.kind(i, "seg") else 0.0 for i, w in zip(indices, weights, strict=True)
+        ]
+    if threshold:
+        weights = [w * f for w, f in zip(weights, _repeat_factors(dataset, threshold), strict=True)]
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+def _repeat_factors(dataset: CompositeDataset, threshold: float) -> list[float]:
     present = []
-    counts = np.zeros(256)
+    counts = np.zeros(IGNORE + 1)
     for index in range(len(dataset)):
         label = dataset.raw(index).get("seg")
-        classes = None if label is None else np.unique(label)
-        if classes is not None:
-            classes = classes[classes != IGNORE]
-            counts[classes] += 1
-        present.append(classes)
+        classes = np.unique(np.array([], np.uint8) if label is None else label)
+        present.append(classes[classes != IGNORE])
+        counts[present[-1]] += 1
     factors = np.maximum(1, np.sqrt(threshold * len(dataset) / np.maximum(counts, 1)))
-    missing = 0.0 if dataset.rule is not None and dataset.rule.needs_labels else 1.0
-    weights = [missing if c is None else factors[c].max(initial=1.0) for c in present]
-    sources = [source_weights.get(name.split("_")[0], 1.0) for name in dataset.source.ids]
-    return torch.tensor(weights, dtype=torch.float64) * torch.tensor(sources, dtype=torch.float64)
+    return [float(factors[classes].max(initial=1.0)) for classes in present]
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.decoding import class_scores
+from ctnet.decoding import class_anchors, class_scores
 from ctnet.tasks import get_task
 from ctnet.training.datasets import Sample
 
@@ -38,6 +38,24 @@ def focal_cross_entropy(
         return loss.mean()
     weights = class_weights[target]
     return (loss * weights).sum() / weights.sum()
+
+
+def smooth_class_scores(outputs: Tensor, classes: int, sharpness: float) -> Tensor:
+    """Scores classes by minus the squared distance to their anchors.
+
+    The best class is that of eq. 5, the nearest anchor, but the cross-entropy of these scores has
+    no minimum at a wrong anchor: up to a term that all classes share they are linear in the point.
+
+    Args:
+        outputs: Raw outputs (P,3).
+        classes: Number of classes C.
+        sharpness: Score lost per squared unit of distance, where the cube's side is 1.
+
+    Returns:
+        Scores (P,C), less that shared term.
+    """
+    anchors = outputs.new_tensor(class_anchors(classes))
+    return sharpness * (2 * torch.sigmoid(outputs) @ anchors.T - anchors.square().sum(1))
 
 
 def balanced_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -74,15 +92,29 @@ class CompositeLoss:
         weights: lambda of each task; a task that is left out weighs 1.
         gamma: Focusing exponent of the class losses.
         class_weights: Weights of the classes of a task, by task name.
+        sharpness: Of :func:`smooth_class_scores`; 0 takes the scores of eq. 5.
+        guidance: Share of a class loss that goes by the guide's best class in place of the label.
     """
 
     tasks: Sequence[str]
     weights: Mapping[str, float]
     gamma: float
     class_weights: Mapping[str, Tensor]
+    sharpness: float = 0.0
+    guidance: float = 0.0
 
-    def __call__(self, composite: Tensor, sample: Sample) -> tuple[Tensor, dict[str, float]]:
-        """Compares a composite (N,3,H,W) with the labels where they were requested.
+    def __call__(
+        self, composite: Tensor, sample: Sample, guides: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Compares a composite with the labels where they were requested.
+
+        Three channels that hedge between classes may end at the anchor of another one. A guide, a
+        plain classifier of the same pixels, says which of them to decide for.
+
+        Args:
+            composite: Raw outputs (N,3,H,W).
+            sample: Request and labels.
+            guides: Class scores (N,C,h,w) by task name, at any stride; they get no gradient.
 
         Returns:
             The total to minimise, and the unweighted loss of every task that was supervised.
@@ -95,23 +127,35 @@ class CompositeLoss:
             mask = (sample.palette == number) & sample.valid[:, number]
             if not bool(mask.any()):
                 continue
-            loss = self._task_loss(name, pixels[mask], sample.labels[name], mask)
+            guide = None if guides is None else guides.get(name)
+            loss = self._task_loss(name, pixels[mask], sample.labels[name], mask, guide)
             parts[name] = float(loss.detach())
             loss = self.weights.get(name, 1.0) * loss
             total = loss if total is None else total + loss
         # Without any request there is still something to differentiate: the sum of no pixels.
         return pixels[:0].sum() if total is None else total, parts
 
-    def _task_loss(self, name: str, outputs: Tensor, label: Tensor, mask: Tensor) -> Tensor:
-        task = get_task(name)
-        if task.kind == "classes":
-            scores = class_scores(outputs, len(task.classes))
-            weights = self.class_weights.get(name)
-            weights = None if weights is None else weights.to(outputs.device)
-            return focal_cross_entropy(scores, label[mask], self.gamma, weights)
-        if task.kind == "probability":
+    def _task_loss(
+        self, name: str, outputs: Tensor, label: Tensor, mask: Tensor, guide: Tensor | None
+    ) -> Tensor:
+        kind = get_task(name).kind
+        if kind == "probability":
             return balanced_cross_entropy(outputs, label[mask])
-        return cosine_loss(outputs, label.permute(0, 2, 3, 1)[mask])
+        if kind == "normals":
+            return cosine_loss(outputs, label.permute(0, 2, 3, 1)[mask])
+        classes = len(get_task(name).classes)
+        if self.sharpness:
+            scores = smooth_class_scores(outputs, classes, self.sharpness)
+        else:
+            scores = class_scores(outputs, classes)
+        weights = self.class_weights.get(name)
+        weights = None if weights is None else weights.to(outputs.device)
+        loss = focal_cross_entropy(scores, label[mask], self.gamma, weights)
+        if guide is None or not self.guidance:
+            return loss
+        guide = F.interpolate(guide.detach(), size=label.shape[1:], mode="bilinear")
+        guided = focal_cross_entropy(scores, guide.argmax(1)[mask], self.gamma, weights)
+        return torch.lerp(loss, guided, self.guidance)
 
 
 def balanced_class_weights(counts: Tensor, power: float) -> Tensor:

@@ -21,6 +21,15 @@ COLOR_MAP_CLASSES = (
 )  # fmt: skip
 """Classes by row of ``colourmap_seg21.txt``, which is sorted by colour and not by VOC id."""
 
+FILES = {
+    "seg": ("semantic_segmentation", ".png"),
+    "parts": ("human_parts", ".png"),
+    "edges": ("pascal-context/trainval", ".mat"),
+    "saliency": ("saliency_distilled", ".png"),
+    "normals": ("normals_distilled", ".png"),
+}
+"""Folder and suffix of the labels of each task."""
+
 
 class PascalMT:
     """The photographs and labels of PASCAL-MT.
@@ -38,19 +47,21 @@ class PascalMT:
         ValueError: If the split is unknown or empty, or such a file cannot be read.
     """
 
+    name = "PASCAL-MT"
+
     def __init__(self, root: str | Path, split: str) -> None:
         self.root = Path(root).expanduser()
         self.ids = self._read_split(split)
         voc_ids = [VOC_CLASSES.index(name) for name in COLOR_MAP_CLASSES]
         self._color_codes = {
-            task: (folder, self._read_colors(file, len(ids)), np.array(ids, np.uint8))
-            for task, folder, file, ids in (
-                ("seg", "semantic_segmentation", "colourmap_seg21.txt", voc_ids),
-                ("parts", "human_parts", "colourmap_parts7.txt", [*range(len(PART_CLASSES))]),
+            task: (self._read_colors(file, len(ids)), np.array(ids, np.uint8))
+            for task, file, ids in (
+                ("seg", "colourmap_seg21.txt", voc_ids),
+                ("parts", "colourmap_parts7.txt", [*range(len(PART_CLASSES))]),
             )
-            if (self.root / folder).is_dir()
+            if self._folder(task).is_dir()
         }
-        has_normals = (self.root / "normals_distilled").is_dir()
+        has_normals = self._folder("normals").is_dir()
         self._normals_classes = self._read_normals_classes() if has_normals else []
 
     def load(self, index: int) -> dict[str, npt.NDArray[Any]]:
@@ -65,25 +76,49 @@ class PascalMT:
         found: dict[str, npt.NDArray[Any]] = {
             "image": _read_image(self.root / "JPEGImages" / f"{name}.jpg", "RGB")
         }
-        for task, (folder, colors, ids) in self._color_codes.items():
-            path = self.root / folder / f"{name}.png"
+        for task, (colors, ids) in self._color_codes.items():
+            path = self._file(index, task)
             if path.is_file():
                 found[task] = decode_colors(_read_image(path, "RGB"), colors, ids)
         if "parts" in found and not _shows_people(found["parts"]):
             del found["parts"]
-        saliency = self.root / "saliency_distilled" / f"{name}.png"
+        saliency = self._file(index, "saliency")
         if saliency.is_file():
             found["saliency"] = _read_image(saliency, "L")
-        context = self.root / "pascal-context" / "trainval" / f"{name}.mat"
+        context = self._file(index, "edges")
         if context.is_file():
             regions = _read_regions(context)
             found["edges"] = region_boundaries(regions)
-            normals = self.root / "normals_distilled" / f"{name}.png"
+            normals = self._file(index, "normals")
             if normals.is_file():
                 found["normals"] = _read_image(normals, "RGB")
                 found["normals.valid"] = np.isin(regions, self._normals_classes)
         self._check_sizes(name, found)
         return found
+
+    def origin(self, index: int) -> str:
+        """Returns the same name for all; see :class:`~.datasets.LabelSource`."""
+        return "pascal"
+
+    def kind(self, index: int, task: str) -> str:
+        """Says what a label is, see :class:`~.datasets.LabelSource`, by what files are there."""
+        there = task in FILES and self._file(index, task).is_file()
+        if not there or (task == "normals" and not self.kind(index, "edges")):
+            return ""
+        return "distilled" if task in ("saliency", "normals") else "true"
+
+    def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
+        """Returns the sources with the best labels; see :class:`~.datasets.LabelSource`."""
+        return ("pascal",)
+
+    def annotators(self, index: int) -> None:
+        """Nobody drew these boundaries; see :class:`~.datasets.LabelSource`."""
+
+    def _folder(self, task: str) -> Path:
+        return self.root / FILES[task][0]
+
+    def _file(self, index: int, task: str) -> Path:
+        return self._folder(task) / f"{self.ids[index]}{FILES[task][1]}"
 
     def _read_split(self, split: str) -> Sequence[str]:
         folder = self.root / "ImageSets" / "Context"

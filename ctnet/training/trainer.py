@@ -25,11 +25,10 @@ from ctnet.training.auxiliary import AuxiliaryHeads
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import (
     CompositeDataset,
-    CompositeMTMini,
-    LabelSource,
     Sample,
     StepSampler,
     collate,
+    open_source,
     sampling_weights,
 )
 from ctnet.training.losses import CompositeLoss, balanced_class_weights
@@ -39,15 +38,6 @@ Validate = Callable[[CompositeModel], Mapping[str, float]]
 """Measures a model; the entry ``score`` decides which checkpoint is the best."""
 
 LOG_EVERY = 20
-
-
-def open_source(config: TrainConfig, split: str) -> LabelSource:
-    """Opens the data set that a configuration names."""
-    if config.layout == "pascal-mt":
-        from ctnet.training.pascal_mt import PascalMT
-
-        return PascalMT(config.data, split)
-    return CompositeMTMini(config.data, split)
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -81,7 +71,7 @@ class Trainer:
         self.model = self._create_model()
         self.average = _copy_state(self.model)
         self.dataset = CompositeDataset(
-            open_source(config, "train"),
+            open_source(config.layout, config.data, "train"),
             get_rule(config.rule, config.model.tasks),
             config.model.tasks,
             training_transform(config.size, config.scale),
@@ -91,7 +81,12 @@ class Trainer:
             self.dataset, config.repeat_threshold, config.source_weights
         )
         self.loss = CompositeLoss(
-            config.model.tasks, config.loss_weights, config.focal_gamma, self._class_weights()
+            config.model.tasks,
+            config.loss_weights,
+            config.focal_gamma,
+            self._class_weights(),
+            config.sharpness,
+            config.guidance,
         )
         self.auxiliary = self._create_auxiliary()
         self.optimizer = self._create_optimizer()
@@ -129,7 +124,7 @@ class Trainer:
     def _create_auxiliary(self) -> AuxiliaryHeads | None:
         if not self.config.auxiliary:
             return None
-        return AuxiliaryHeads(self.model, self.loss.class_weights).to(self.device)
+        return AuxiliaryHeads(self.model, self.loss).to(self.device)
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -148,6 +143,7 @@ class Trainer:
             [group for group in groups if group["params"]],
             config.learning_rate,
             weight_decay=config.weight_decay,
+            fused=True,
         )
 
     def _precision(self) -> tuple[Callable[[], contextlib.AbstractContextManager[Any]], Any]:
@@ -205,17 +201,30 @@ class Trainer:
         if config.frozen_statistics:
             for encoder in _encoders(self.model):
                 encoder.eval()
+        coarse = self.step < config.coarse_steps
+        if self.auxiliary is not None:
+            self.auxiliary.set_coarse(coarse)
         image = sample.image.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             composite = self.model(image, sample.palette)
-        loss, parts = self.loss(composite, sample)
-        if self.auxiliary is not None and (extra := self.auxiliary(sample)) is not None:
-            loss = loss + config.auxiliary * extra
+        loss, parts = self._losses(composite, sample, coarse)
         # Plain networks compute nothing where nothing is asked.
         if loss.requires_grad:
             self._update(loss)
         self._update_average()
         return parts
+
+    def _losses(
+        self, composite: Tensor, sample: Sample, coarse: bool
+    ) -> tuple[Tensor, dict[str, float]]:
+        if self.auxiliary is None:
+            return self.loss(composite, sample)
+        result = self.auxiliary(sample)
+        extra = self.config.auxiliary * result.total
+        if coarse:
+            return extra, result.losses
+        loss, parts = self.loss(composite, sample, result.guides)
+        return loss + extra, parts
 
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -362,7 +371,9 @@ def _stages(encoder: nn.Module) -> list[nn.Module]:
     """Parts of an encoder in the order in which the image passes them."""
     if isinstance(encoder, EfficientNetLite):
         return [encoder.stem, *encoder.stages]
-    return list(encoder.children())
+    children = list(encoder.children())
+    # timm's networks come in a wrapper.
+    return _stages(children[0]) if len(children) == 1 else children
 
 
 def _initial_state(init: str) -> dict[str, Tensor]:

@@ -1,0 +1,98 @@
+"""CompositeMT-mini: real photographs with labels for all five tasks, from six sources."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ctnet.evaluation.edges import decode_annotators
+
+BEST_SOURCES = {
+    "seg": ("voc", "coco"),
+    "parts": ("voc", "coco", "ccp"),
+    "edges": ("bsds",),
+    "saliency": ("ecssd",),
+    "normals": ("nyu",),
+}
+"""Where the labels of each task are best."""
+
+SEMANTIC_SOURCES = {**BEST_SOURCES, "edges": ("voc", "coco"), "saliency": ("voc", "coco")}
+"""The same with a class map throughout; labels of edges and saliency are distilled there."""
+
+
+class CompositeMTMini:
+    """The photographs and labels of CompositeMT-mini, unpacked into one folder.
+
+    Args:
+        root: The folder with the unpacked shards and ``index.csv``.
+        split: ``train`` or ``val``.
+        sources: Keep only these sources (``voc``, ``coco``, ``nyu``, ``ccp``, ``ecssd``, ``bsds``).
+
+    Raises:
+        FileNotFoundError: If the folder has no index.
+        ValueError: If nothing is left of the split.
+    """
+
+    name = "CompositeMT-mini"
+    unlabelled_edges = 128
+
+    def __init__(self, root: str | Path, split: str, sources: Sequence[str] | None = None) -> None:
+        self.root = Path(root).expanduser()
+        index = self.root / "index.csv"
+        if not index.is_file():
+            raise FileNotFoundError(
+                f"no index.csv in {self.root}: unpack the shards of the data set there and copy "
+                "its index.csv beside them."
+            )
+        with index.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        self.rows = [row for row in rows if sources is None or row["source"] in sources]
+        if not self.rows:
+            raise ValueError(f"{index} lists nothing for split {split!r}, sources {sources}.")
+        self.ids = [row["id"] for row in self.rows]
+
+    def origin(self, index: int) -> str:
+        """Returns the source's name: ``voc``, ``coco``, ``nyu``, ``ccp``, ``ecssd`` or ``bsds``."""
+        return self.rows[index]["source"]
+
+    def kind(self, index: int, task: str) -> str:
+        """Returns ``true``, ``distilled`` or, where there is no label, an empty string."""
+        return self.rows[index].get(task) or ""
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Reads an image and the labels that exist; see :class:`~.datasets.LabelSource`."""
+        row = self.rows[index]
+        found = {"image": self._read(f"{row['id']}.image.jpg", "RGB")}
+        for task, suffix, mode in (
+            ("seg", "png", "L"), ("parts", "png", "L"), ("saliency", "jpg", "L"),
+            ("normals", "jpg", "RGB"),
+        ):  # fmt: skip
+            if row[task]:
+                found[task] = self._read(f"{row['id']}.{task}.{suffix}", mode)
+        if row["edges"]:
+            suffix = "png" if (self.root / f"{row['id']}.edges.png").exists() else "jpg"
+            found["edges"] = self._read(f"{row['id']}.edges.{suffix}", "L")
+            if row["source"] == "nyu":
+                found["edges.valid"] = found["edges"] != self.unlabelled_edges
+        return found
+
+    def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
+        """Returns the sources with the best labels; see :class:`~.datasets.LabelSource`."""
+        return (SEMANTIC_SOURCES if semantic else BEST_SOURCES).get(task, ())
+
+    def annotators(self, index: int) -> list[np.ndarray] | None:
+        """Returns the boundaries (H,W) that each human drew, where they are known."""
+        row = self.rows[index]
+        if not row["annotators"]:
+            return None
+        with Image.open(self.root / f"{row['id']}.annotators.png") as image:
+            return decode_annotators(np.array(image), int(row["annotators"]))
+
+    def _read(self, name: str, mode: str) -> np.ndarray:
+        with Image.open(self.root / name) as image:
+            keep = image.mode in (mode, "P")
+            return np.array(image if keep else image.convert(mode))
