@@ -508,6 +508,15 @@ def test_sampling_weights_by_hand(mini_root: Path) -> None:
     np.testing.assert_array_equal(sampling_weights(CompositeDataset(source, R2), 0, {}), [1, 1, 0])
 
 
+def test_task_shares_are_how_often_tasks_are_drawn(mini_root: Path) -> None:
+    source = CompositeMTMini(mini_root, "train")
+    shares = {"seg": 2, "edges": 0, "normals": 9}
+    dataset = CompositeDataset(source, RRND, task_shares=shares)
+    # The first image has labels for everything but normals.
+    counts = torch.bincount(dataset[0].palette.flatten(), minlength=5) / (HEIGHT * WIDTH)
+    np.testing.assert_allclose(counts, [0.5, 0.25, 0, 0.25, 0], atol=0.05)
+
+
 def test_step_sampler_depends_on_the_step_alone() -> None:
     weights = torch.tensor([1.0, 2.0, 1.0, 0.0, 4.0])
     whole = list(StepSampler(weights, 3, range(60), seed=7))

@@ -365,6 +365,21 @@ def test_init_from_a_file(
         Trainer(replace(config, init=str(tmp_path / "none.safetensors")), tmp_path / "missing")
 
 
+def test_init_from_a_run_takes_its_auxiliary_heads(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, auxiliary=1.0, average=0.5)
+    first = Trainer(config, tmp_path / "first")
+    first.train()
+    config = replace(config, init=str(tmp_path / "first"), seed=1)
+    second = Trainer(config, tmp_path / "second")
+    assert_equal(second.model.state_dict(), load_file(tmp_path / "first/last.safetensors"))
+    assert first.auxiliary is not None
+    assert second.auxiliary is not None
+    assert_equal(second.auxiliary.state_dict(), first.auxiliary.state_dict())
+    Trainer(replace(config, auxiliary=0.0), tmp_path / "plain")
+    with pytest.raises(FileNotFoundError):
+        Trainer(replace(config, init=str(tmp_path)), tmp_path / "no-run")
+
+
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_non_finite_gradients_leave_the_weights(
     config: TrainConfig, tmp_path: Path, poison: float
@@ -494,6 +509,8 @@ def test_missing_and_broken_config_files(tmp_path: Path) -> None:
         ("rule = 2", "rule must be text; got 2"),
         ("size = 100", "size must be a multiple of 32; got 100"),
         ("decay = 2", "decay is a share .*got 2"),
+        ("[task_shares]\nedge = 3", "unknown task 'edge' in task_shares; did you mean 'edges'"),
+        ("[task_shares]\nedges = 0.5", "task_shares are whole numbers; got 0.5 for edges"),
         ("guidance = 1.5", "guidance is a share, 0 to 1; got 1.5"),
         ("guidance = 0.5", "coarse_steps and guidance need a weight for auxiliary"),
         ("coarse_steps = 5", "coarse_steps and guidance need a weight for auxiliary"),

@@ -47,7 +47,8 @@ class TrainConfig:
             rule file.
         data: Folder of the data set.
         layout: Layout of that folder: ``compositemt`` or ``pascal-mt``.
-        init: Weights to start from: a zoo name or a safetensors file; None trains from scratch.
+        init: Weights to start from: a zoo name, a safetensors file, or the folder of a run, which
+            has auxiliary heads too; None trains from scratch.
         pretrained_encoder: Start the encoder from ImageNet weights.
         frozen_stages: Encoder stages, from the image on, whose weights stay as they are.
         frozen_statistics: Keep the encoder's batch norm statistics.
@@ -74,6 +75,8 @@ class TrainConfig:
         repeat_threshold: Images with classes rarer than this are repeated.
         source_weights: Relative frequency of a source's images, by its name; 1 where none is
             given.
+        task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers; 1
+            where none is given.
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
@@ -112,6 +115,7 @@ class TrainConfig:
     class_power: float = 0.0
     repeat_threshold: float = 0.0
     source_weights: Mapping[str, float] = field(default_factory=dict)
+    task_shares: Mapping[str, int] = field(default_factory=dict)
     precision: Precision = "auto"
     device: str = "auto"
     workers: int = 2
@@ -134,9 +138,13 @@ class TrainConfig:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}{nearest(getattr(self, name), choices)}"
                 )
-        for task in self.loss_weights:
-            if task not in TASKS:
-                raise ValueError(f"unknown task {task!r} in loss_weights{nearest(task, TASKS)}")
+        for table in ("loss_weights", "task_shares"):
+            for task in getattr(self, table):
+                if task not in TASKS:
+                    raise ValueError(f"unknown task {task!r} in {table}{nearest(task, TASKS)}")
+        for task, share in self.task_shares.items():
+            if type(share) is not int or share < 0:
+                raise ValueError(f"task_shares are whole numbers; got {share!r} for {task}.")
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay is a share of the steps, 0 to 1; got {self.decay}.")
         if not 0 <= self.average < 1:

@@ -137,6 +137,8 @@ class CompositeDataset(Dataset[Sample]):
         tasks: Names of the tasks by id.
         transform: Joint augmentation; None keeps the image as it is.
         cache: Keep decoded files in memory.
+        task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers by
+            name; 1 where none is given.
     """
 
     def __init__(
@@ -146,7 +148,9 @@ class CompositeDataset(Dataset[Sample]):
         tasks: Sequence[str] = DEFAULT_TASKS,
         transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         cache: bool = False,
+        task_shares: Mapping[str, int] | None = None,
     ) -> None:
+        self.task_shares = task_shares or {}
         self.source = source
         self.rule = rule
         self.tasks = tuple(tasks)
@@ -173,7 +177,8 @@ class CompositeDataset(Dataset[Sample]):
                 torch.manual_seed(seed)
                 tensors = self.transform(tensors)
         tensors = as_training_tensors(tensors)
-        palette = self._palette(tensors, [t for t in self.tasks if t in raw], seed)
+        labelled = [t for t in self.tasks if t in raw for _ in range(self.task_shares.get(t, 1))]
+        palette = self._palette(tensors, labelled, seed)
         valid = tensors["valid"] > 0
         labels = {}
         for number, name in enumerate(self.tasks):

@@ -37,6 +37,8 @@ from ctnet.training.transforms import training_transform
 Validate = Callable[[CompositeModel], Mapping[str, float]]
 """Measures a model; the entry ``score`` decides which checkpoint is the best."""
 
+State = dict[str, Tensor]
+
 LOG_EVERY = 20
 
 
@@ -68,7 +70,8 @@ class Trainer:
         self.device = pick_device(config.device)
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
-        self.model = self._create_model()
+        weights, heads = _initial_weights(config.init)
+        self.model = self._create_model(weights)
         self.average = _copy_state(self.model)
         self.dataset = CompositeDataset(
             open_source(config.layout, config.data, "train"),
@@ -76,6 +79,7 @@ class Trainer:
             config.model.tasks,
             training_transform(config.size, config.scale),
             config.cache,
+            config.task_shares,
         )
         self.weights = sampling_weights(
             self.dataset, config.repeat_threshold, config.source_weights
@@ -88,7 +92,7 @@ class Trainer:
             config.sharpness,
             config.guidance,
         )
-        self.auxiliary = self._create_auxiliary()
+        self.auxiliary = self._create_auxiliary(heads)
         self.optimizer = self._create_optimizer()
         self.autocast, self.scaler = self._precision()
         self.step = 0
@@ -96,11 +100,10 @@ class Trainer:
         self.best = float("-inf")
         self._resume()
 
-    def _create_model(self) -> CompositeModel:
-        config = self.config
-        model = build(config.model, config.pretrained_encoder and config.init is None)
-        if config.init is not None:
-            model.load_state_dict(_initial_state(config.init), strict=True)
+    def _create_model(self, weights: State | None) -> CompositeModel:
+        model = build(self.config.model, self.config.pretrained_encoder and weights is None)
+        if weights is not None:
+            model.load_state_dict(weights, strict=True)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _class_weights(self) -> dict[str, Tensor]:
@@ -121,10 +124,13 @@ class Trainer:
             )
         return found
 
-    def _create_auxiliary(self) -> AuxiliaryHeads | None:
+    def _create_auxiliary(self, weights: State | None) -> AuxiliaryHeads | None:
         if not self.config.auxiliary:
             return None
-        return AuxiliaryHeads(self.model, self.loss).to(self.device)
+        heads = AuxiliaryHeads(self.model, self.loss)
+        if weights is not None:
+            heads.load_state_dict(weights)
+        return heads.to(self.device)
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -376,9 +382,15 @@ def _stages(encoder: nn.Module) -> list[nn.Module]:
     return _stages(children[0]) if len(children) == 1 else children
 
 
-def _initial_state(init: str) -> dict[str, Tensor]:
+def _initial_weights(init: str | None) -> tuple[State | None, State | None]:
+    """Reads the weights to start from, and those of auxiliary heads where a run has them."""
+    if init is None:
+        return None, None
+    if Path(init).is_dir():
+        state = torch.load(Path(init) / "state.pt", map_location="cpu", weights_only=True)
+        return state["average"], state["auxiliary"]
     if init.endswith(".safetensors"):
-        return load_file(init)
+        return load_file(init), None
     from ctnet.zoo import load
 
-    return load(init).state_dict()
+    return load(init).state_dict(), None
