@@ -34,13 +34,17 @@ def main() -> None:
     width = columns * (CELL[0] + GAP) - GAP
     height = len(ROWS) * (CELL[1] + GAP) - GAP
     sheet = Image.new("RGB", (width, height), "white")
-    models = {"mosaic": ctnet.load("ctn-r1"), "R2": ctnet.load("ctn-r2")}
+    general, semantic = ctnet.load("ctn-r1"), ctnet.load("ctn-r2")
     for row, (file, palettes) in enumerate(ROWS):
         photo = HERE / file
         pictures = [Image.open(photo)]
-        for palette in palettes:
-            model = models["R2"] if palette == "R2" else models["mosaic"]
-            pictures.append(model.predict(photo, palette, seed=1).draw())
+        classes = general.predict(photo, "single:seg").labels["seg"]
+        for name in palettes:
+            if name == "R2":
+                palette = ctnet.get_rule(name).palette(classes.shape, labels=classes)
+                pictures.append(semantic.predict(photo, palette).draw())
+            else:
+                pictures.append(general.predict(photo, name, seed=1).draw())
         for column, picture in enumerate(pictures):
             sheet.paste(cell(picture), (column * (CELL[0] + GAP), row * (CELL[1] + GAP)))
     OUT.parent.mkdir(exist_ok=True)
