@@ -512,6 +512,7 @@ def test_missing_and_broken_config_files(tmp_path: Path) -> None:
         ("[task_shares]\nedge = 3", "unknown task 'edge' in task_shares; did you mean 'edges'"),
         ("[task_shares]\nedges = 0.5", "task_shares are whole numbers; got 0.5 for edges"),
         ("guidance = 1.5", "guidance is a share, 0 to 1; got 1.5"),
+        ("mosaic_share = -1.0", "mosaic_share is a share, 0 to 1; got -1.0"),
         ("guidance = 0.5", "coarse_steps and guidance need a weight for auxiliary"),
         ("coarse_steps = 5", "coarse_steps and guidance need a weight for auxiliary"),
         ("average = 1.0", "average is a decay .*got 1.0"),

@@ -77,6 +77,8 @@ class TrainConfig:
             given.
         task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers; 1
             where none is given.
+        mosaic_share: Share of samples whose palette is a mosaic (R1) whatever the rule, so that a
+            network of a semantic rule can still do any task anywhere.
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
@@ -116,6 +118,7 @@ class TrainConfig:
     repeat_threshold: float = 0.0
     source_weights: Mapping[str, float] = field(default_factory=dict)
     task_shares: Mapping[str, int] = field(default_factory=dict)
+    mosaic_share: float = 0.0
     precision: Precision = "auto"
     device: str = "auto"
     workers: int = 2
@@ -152,8 +155,9 @@ class TrainConfig:
         pair = isinstance(self.scale, tuple) and len(self.scale) == 2
         if not (pair and 0 < self.scale[0] <= self.scale[1]):
             raise ValueError(f"scale is a smallest and a largest scale; got {self.scale}.")
-        if not 0 <= self.guidance <= 1:
-            raise ValueError(f"guidance is a share, 0 to 1; got {self.guidance}.")
+        for name in ("guidance", "mosaic_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share, 0 to 1; got {getattr(self, name)}.")
         if (self.coarse_steps or self.guidance) and not self.auxiliary:
             raise ValueError("coarse_steps and guidance need a weight for auxiliary.")
         if self.size % 32:

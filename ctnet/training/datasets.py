@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 
-from ctnet.rules import Rule
+from ctnet.rules import R1, Rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
 from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.pascal_mt import PascalMT
@@ -139,6 +139,8 @@ class CompositeDataset(Dataset[Sample]):
         cache: Keep decoded files in memory.
         task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers by
             name; 1 where none is given.
+        mosaic_share: Share of samples whose palette is a mosaic (R1) whatever the rule, so that a
+            network of a semantic rule can still do any task anywhere.
     """
 
     def __init__(
@@ -149,7 +151,9 @@ class CompositeDataset(Dataset[Sample]):
         transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         cache: bool = False,
         task_shares: Mapping[str, int] | None = None,
+        mosaic_share: float = 0.0,
     ) -> None:
+        self.mosaic_share = mosaic_share
         self.task_shares = task_shares or {}
         self.source = source
         self.rule = rule
@@ -211,18 +215,16 @@ class CompositeDataset(Dataset[Sample]):
         return tensors
 
     def _palette(self, tensors: dict[str, Tensor], labelled: list[str], seed: int) -> Tensor:
-        height, width = tensors["image"].shape[1:]
+        size = tensors["image"].shape[1], tensors["image"].shape[2]
         classes = tensors.get("classes")
-        if self.rule is None or (self.rule.needs_labels and classes is None):
-            return torch.full((height, width), IGNORE, dtype=torch.int64)
-        palette = self.rule.palette(
-            (height, width),
-            np.random.default_rng(seed),
-            None if classes is None else classes[0].numpy(),
-            self.tasks,
-            labelled or None,
-        )
-        return palette.tensor()
+        generator = np.random.default_rng(seed)
+        rule = self.rule
+        if self.mosaic_share and generator.random() < self.mosaic_share:
+            rule = R1
+        if rule is None or (rule.needs_labels and classes is None):
+            return torch.full(size, IGNORE, dtype=torch.int64)
+        labels = None if classes is None else classes[0].numpy()
+        return rule.palette(size, generator, labels, self.tasks, labelled or None).tensor()
 
 
 def _finish(label: Tensor, kind: str) -> Tensor:

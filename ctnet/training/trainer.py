@@ -80,6 +80,7 @@ class Trainer:
             training_transform(config.size, config.scale),
             config.cache,
             config.task_shares,
+            config.mosaic_share,
         )
         self.weights = sampling_weights(
             self.dataset, config.repeat_threshold, config.source_weights
