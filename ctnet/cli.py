@@ -289,7 +289,7 @@ def _eval(args: argparse.Namespace) -> int:
     model = load(args.model, device=pick_device(args.device))
     name = args.name or args.model.rsplit("/", 1)[-1]
     source = open_source(args.layout, args.data, args.split)
-    result = evaluate(model, source, args.rule, args.split, name, args.limit, seed=args.seed)
+    result = evaluate(model, source, args.rule, name, args.limit, seed=args.seed)
     for task in result.scores:
         kinds = " + ".join(result.labels[task])
         print(f"{task:<10} {result.headline(task):8.3f}  ({kinds} labels)")

@@ -122,7 +122,7 @@ class Palette:
             size: Height and width.
             generator: Source of chance.
             tasks: Names by id.
-            among: Tasks to draw from, one that stands there twice twice as often; all where None.
+            among: Tasks to draw from, all where None; named twice, one is drawn twice as often.
         """
         height, width = size
         _check_size(size)

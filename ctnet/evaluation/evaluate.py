@@ -151,7 +151,6 @@ def evaluate(
     model: CompositeModel,
     source: LabelSource,
     rule: str = S,
-    split: str = "val",
     name: str = "model",
     limit: int | None = None,
     edge_thresholds: int = 33,
@@ -164,7 +163,6 @@ def evaluate(
         model: Network in eval mode.
         source: Photographs and labels.
         rule: ``S``, a rule's name, or a rule file.
-        split: Name of the source's split in the result.
         name: Name of the model in the result.
         limit: Most images a task, taken evenly; None takes all.
         edge_thresholds: Number of thresholds of the boundary measure.
@@ -196,7 +194,7 @@ def evaluate(
         name,
         parsed.name if parsed else S,
         source.name,
-        split,
+        source.split,
         by_task,
         kinds,
         evaluator.compute(),

@@ -94,8 +94,7 @@ class AuxiliaryHeads(nn.Module):
             if name in self.classes and bool(mask.any()):
                 guides[name] = self.classes[name](x)
                 scores = guides[name].permute(0, 2, 3, 1)[mask]
-                weights = self.loss.class_weights.get(name)
-                weights = None if weights is None else weights.to(scores.device)
+                weights = self.loss.weights_of_classes(name, scores.device)
                 entropy = F.cross_entropy(scores, sample.labels[name][mask], weights)
                 extra.append(self.loss.weights.get(name, 1.0) * entropy)
         total, parts = self.loss(composite, sample, guides)

@@ -42,6 +42,7 @@ class CompositeMTMini:
 
     def __init__(self, root: str | Path, split: str, sources: Sequence[str] | None = None) -> None:
         self.root = Path(root).expanduser()
+        self.split = split
         index = self.root / "index.csv"
         if not index.is_file():
             raise FileNotFoundError(

@@ -65,6 +65,9 @@ class LabelSource(Protocol):
     name: str
     """The data set's name."""
 
+    split: str
+    """The split that is open."""
+
     @property
     def ids(self) -> Sequence[str]:
         """Names of the images."""

@@ -135,6 +135,11 @@ class CompositeLoss:
         # Without any request there is still something to differentiate: the sum of no pixels.
         return pixels[:0].sum() if total is None else total, parts
 
+    def weights_of_classes(self, name: str, device: torch.device) -> Tensor | None:
+        """Returns the weights of a task's classes (C,) on a device, None where all weigh 1."""
+        weights = self.class_weights.get(name)
+        return None if weights is None else weights.to(device)
+
     def _task_loss(
         self, name: str, outputs: Tensor, label: Tensor, mask: Tensor, guide: Tensor | None
     ) -> Tensor:
@@ -148,8 +153,7 @@ class CompositeLoss:
             scores = smooth_class_scores(outputs, classes, self.sharpness)
         else:
             scores = class_scores(outputs, classes)
-        weights = self.class_weights.get(name)
-        weights = None if weights is None else weights.to(outputs.device)
+        weights = self.weights_of_classes(name, outputs.device)
         loss = focal_cross_entropy(scores, label[mask], self.gamma, weights)
         if guide is None or not self.guidance:
             return loss

@@ -51,6 +51,7 @@ class PascalMT:
 
     def __init__(self, root: str | Path, split: str) -> None:
         self.root = Path(root).expanduser()
+        self.split = split
         self.ids = self._read_split(split)
         voc_ids = [VOC_CLASSES.index(name) for name in COLOR_MAP_CLASSES]
         self._color_codes = {
