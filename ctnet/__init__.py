@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ctnet.decoding import decode
     from ctnet.networks.composite import CompositeModel, ModelConfig, create
+    from ctnet.networks.new_tasks import add_task
+    from ctnet.networks.palette_net import PaletteNetwork
     from ctnet.palette import Palette
     from ctnet.predictor import Prediction
     from ctnet.rules import Rule, get_rule
     from ctnet.tasks import Task, TaskSpec
-    from ctnet.zoo import ModelInfo, list_models, load, model_info
+    from ctnet.zoo import ModelInfo, list_models, load, load_palette_network, model_info
 
 __version__ = "0.1.0"
 
@@ -31,15 +33,18 @@ _EXPORTS = {
     "ModelConfig": "ctnet.networks.composite",
     "ModelInfo": "ctnet.zoo",
     "Palette": "ctnet.palette",
+    "PaletteNetwork": "ctnet.networks.palette_net",
     "Prediction": "ctnet.predictor",
     "Rule": "ctnet.rules",
     "Task": "ctnet.tasks",
     "TaskSpec": "ctnet.tasks",
+    "add_task": "ctnet.networks.new_tasks",
     "create": "ctnet.networks.composite",
     "decode": "ctnet.decoding",
     "get_rule": "ctnet.rules",
     "list_models": "ctnet.zoo",
     "load": "ctnet.zoo",
+    "load_palette_network": "ctnet.zoo",
     "model_info": "ctnet.zoo",
 }
 
@@ -48,15 +53,18 @@ __all__ = [
     "ModelConfig",
     "ModelInfo",
     "Palette",
+    "PaletteNetwork",
     "Prediction",
     "Rule",
     "Task",
     "TaskSpec",
+    "add_task",
     "create",
     "decode",
     "get_rule",
     "list_models",
     "load",
+    "load_palette_network",
     "model_info",
 ]
 

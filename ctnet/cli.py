@@ -1,4 +1,4 @@
-"""The command line: ``ctnet list | info | predict | palette | train | eval | tables``."""
+"""The command line: ``ctnet list | info | predict | palette | train | finetune | eval | ...``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--palette",
         default="R2",
-        help="a rule (R1, R2, R3, Rrnd, or a .toml/.yaml file), single:TASK, or a palette PNG; R2 "
-        "and R3 read the model's own segmentation (default: %(default)s)",
+        help="a rule (R1, R2, R3, Rrnd, or a .toml/.yaml file), single:TASK, a palette PNG, or "
+        "auto: what the palette network proposes; R2 and R3 read the model's own segmentation "
+        "(default: %(default)s)",
     )
     predict.add_argument("--out", type=Path, default=Path("out"), help="default: %(default)s/")
     predict.add_argument("--long-side", type=int, help="working size in pixels (default: 320)")
@@ -87,12 +89,58 @@ def build_parser() -> argparse.ArgumentParser:
         "ctnet train --config ctn-r1 --data ~/data/compositemt --out runs/ctn-r1",
         _train,
     )
-    train.add_argument("--config", required=True, help="a TOML or YAML file, or a recipe's name")
+    train.add_argument(
+        "--config",
+        "--recipe",
+        required=True,
+        help="a TOML or YAML file, or the name of a recipe, such as ctn-r1 or zoo/mhn-r2",
+    )
     train.add_argument("--data", help="folder of the data set")
     train.add_argument("--out", type=Path, help="default: runs/NAME; a run there is resumed")
     train.add_argument("--steps", type=int)
     train.add_argument("--device", help="auto, cpu, cuda, mps")
     train.add_argument("--seed", type=int)
+
+    zoo = _command(
+        commands,
+        "train-zoo",
+        "train all networks of the zoo, sharing decoding and augmentation (extra [train])",
+        "ctnet train-zoo --data ~/data/compositemt --out runs/zoo",
+        _train_zoo,
+    )
+    zoo.add_argument("--data", help="folder of the data set")
+    zoo.add_argument("--out", type=Path, default=Path("runs/zoo"), help="default: %(default)s/")
+    zoo.add_argument("--only", nargs="+", metavar="NAME", help="train these alone")
+    zoo.add_argument("--steps", type=int)
+    zoo.add_argument("--batch-size", type=int)
+    zoo.add_argument("--device", help="auto, cpu, cuda, mps")
+    zoo.add_argument("--seed", type=int)
+
+    finetune = _command(
+        commands,
+        "finetune",
+        "train a trained network on a rule of one's own, or a task more (needs the extra [train])",
+        "ctnet finetune ctn-r2 --rule pets.toml --data ~/data/compositemt --out runs/pets",
+        _finetune,
+    )
+    finetune.add_argument("model", help="a model's name, or local-dir:PATH")
+    finetune.add_argument("--rule", required=True, help="R1, R2, R3, single:TASK or a rule file")
+    finetune.add_argument("--data", default="~/data/compositemt", help="default: %(default)s")
+    finetune.add_argument("--out", type=Path, required=True, help="a run there is resumed")
+    finetune.add_argument(
+        "--add-task",
+        metavar="TASK",
+        help="a task more, such as foreground; only its embedding learns, unless --all",
+    )
+    finetune.add_argument("--like", metavar="TASK", help="task that the new one starts from")
+    finetune.add_argument("--all", action="store_true", help="train everything with the new task")
+    finetune.add_argument("--recipe", help="a TOML or YAML file in place of the package's own")
+    finetune.add_argument("--steps", type=int)
+    finetune.add_argument("--device", help="auto, cpu, cuda, mps")
+    finetune.add_argument("--seed", type=int)
+    finetune.add_argument(
+        "--limit", type=int, default=100, help="most images a task to compare on (default: 100)"
+    )
 
     evaluate = _command(
         commands,
@@ -117,12 +165,25 @@ def build_parser() -> argparse.ArgumentParser:
     tables = _command(
         commands,
         "tables",
-        "write the README's tables from results (needs the extra [train])",
+        "write the README's tables and the page of the paper's from results (extra [train])",
         "ctnet tables --results results --readme README.md",
         _tables,
     )
     tables.add_argument("--results", type=Path, default=Path("results"), help="default: results/")
     tables.add_argument("--readme", type=Path, default=Path("README.md"))
+    tables.add_argument(
+        "--page", type=Path, default=Path("docs/tables.md"), help="default: %(default)s"
+    )
+
+    published = _command(
+        commands,
+        "import",
+        "turn a checkpoint of the paper's published code into one of ctnet",
+        "ctnet import epoch=99.ckpt --out imported/",
+        _import,
+    )
+    published.add_argument("checkpoint", type=Path, help="layout v0 or v1, .ckpt or .safetensors")
+    published.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
     return parser
 
 
@@ -267,29 +328,71 @@ def _palette_show(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from ctnet.evaluation.validation import validator
     from ctnet.training.config import TrainConfig
-    from ctnet.training.trainer import Trainer
+    from ctnet.training.zoo_trainer import create_loop
     from ctnet.zoo.checkpoint import save_checkpoint
 
-    given = {name: getattr(args, name) for name in ("data", "steps", "device", "seed")}
-    config = TrainConfig.load(args.config, **{k: v for k, v in given.items() if v is not None})
+    config = TrainConfig.load(args.config, **_given(args, "data", "steps", "device", "seed"))
     folder = args.out or Path("runs") / config.name
-    model = Trainer(config, folder, validator(config)).train()
+    model = create_loop(config, folder).train()
     print(f"weights: {save_checkpoint(model, folder / 'checkpoint')}")
+    return 0
+
+
+def _train_zoo(args: argparse.Namespace) -> int:
+    from ctnet.training.zoo_trainer import train_zoo
+
+    changes = _given(args, "data", "steps", "batch_size", "device", "seed")
+    for name, folder in train_zoo(args.out, args.only, **changes):
+        print(f"{name}: {folder}")
+    return 0
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Returns the options that were given, by name."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _finetune(args: argparse.Namespace) -> int:
+    from ctnet.networks.new_tasks import add_task
+    from ctnet.training.derived import DERIVATIONS
+    from ctnet.training.finetune import CHECKPOINT, compare, finetune
+    from ctnet.zoo import load
+
+    if args.add_task is None and (args.like or args.all):
+        raise ValueError("--like and --all go with --add-task.")
+    changes = _given(args, "steps", "device", "seed")
+    before = load(args.model)
+    start = args.model
+    if args.add_task is not None:
+        known = DERIVATIONS.get(args.add_task)
+        before = start = add_task(before, known.task if known else args.add_task, args.like)
+    recipe = args.recipe or ("new-task" if args.add_task and not args.all else "finetune")
+    after = finetune(start, args.rule, args.data, args.out, recipe, **changes)
+    print(f"weights: {args.out / CHECKPOINT}")
+    for result in compare(before, after, args.rule, args.data, limit=args.limit):
+        figures = (f"{task} {result.headline(task):.3f}" for task in result.scores)
+        print(f"{result.model:<8}{', '.join(figures)}")
+        print(f"  written: {result.save(args.out)}")
     return 0
 
 
 def _eval(args: argparse.Namespace) -> int:
     from ctnet.device import pick_device
     from ctnet.evaluation.evaluate import evaluate
+    from ctnet.evaluation.palettes import evaluate_palettes
+    from ctnet.networks.palette_net import PaletteNetwork
     from ctnet.training.datasets import open_source
-    from ctnet.zoo import load
+    from ctnet.zoo.checkpoint import load_network
+    from ctnet.zoo.hub import locate
 
-    model = load(args.model, device=pick_device(args.device))
+    model = load_network(locate(args.model)).to(pick_device(args.device))
     name = args.name or args.model.rsplit("/", 1)[-1]
-    source = open_source(args.layout, args.data, args.split)
-    result = evaluate(model, source, args.rule, name, args.limit, seed=args.seed)
+    source = open_source(args.layout, args.data, args.split, model.tasks)
+    if isinstance(model, PaletteNetwork):
+        result = evaluate_palettes(model, source, args.rule, name, args.limit)
+    else:
+        result = evaluate(model, source, args.rule, name, args.limit, seed=args.seed)
     for task in result.scores:
         kinds = " + ".join(result.labels[task])
         print(f"{task:<10} {result.headline(task):8.3f}  ({kinds} labels)")
@@ -298,10 +401,21 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 def _tables(args: argparse.Namespace) -> int:
+    from ctnet.evaluation.paper_tables import update_tables_page
     from ctnet.evaluation.tables import update_readme
 
     update_readme(args.readme, args.results)
-    print(f"written: {args.readme}")
+    update_tables_page(args.page, args.results)
+    print(f"written: {args.readme}, {args.page}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from ctnet.zoo.checkpoint import save_checkpoint
+    from ctnet.zoo.published import import_published
+
+    save_checkpoint(import_published(args.checkpoint), args.out)
+    print(f"weights: {args.out}; use them as local-dir:{args.out}")
     return 0
 
 

@@ -17,12 +17,27 @@ from ctnet.tasks import IGNORE, TaskSpec, get_task
 SCORE_EPS = 1e-2
 """eps of eq. 5: caps the score of an output on its anchor at 100."""
 
+Point = tuple[float, float, float]
 
-def _lattice(kind: str, points: int) -> list[tuple[float, float, float]]:
+
+@dataclass(frozen=True)
+class ClassAnchors:
+    """Anchors of a task that a network learned in place of those of :func:`class_anchors`.
+
+    Attributes:
+        task: Name of the task.
+        points: The anchor of each class, in [0, 1].
+    """
+
+    task: str
+    points: tuple[Point, ...]
+
+
+def _lattice(kind: str, points: int) -> list[Point]:
     """Points of a lattice over the cube: simple cubic, or with faces or bodies centred."""
     axis = range(points)
     step = 1 / (points - 1)
-    extra: dict[str, list[tuple[float, float, float]]] = {
+    extra: dict[str, list[Point]] = {
         "simple": [],
         "body": [(0.5, 0.5, 0.5)],
         "face": [(0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)],
@@ -36,7 +51,7 @@ def _lattice(kind: str, points: int) -> list[tuple[float, float, float]]:
 
 
 @lru_cache
-def class_anchors(classes: int) -> tuple[tuple[float, float, float], ...]:
+def class_anchors(classes: int) -> tuple[Point, ...]:
     """Spreads one anchor per class uniformly in the unit cube.
 
     Of the simple, body-centred and face-centred cubic lattices that span the cube and have room
@@ -86,7 +101,7 @@ def anchor_distance(classes: int) -> float:
 
 
 def class_scores(outputs: Tensor, classes: int) -> Tensor:
-    """Scores classes by eq. 5: 1 / (distance to the class's anchor + eps).
+    """Scores classes by eq. 5 with the anchors of :func:`class_anchors`.
 
     Args:
         outputs: Raw outputs (...,3) of a network.
@@ -95,28 +110,53 @@ def class_scores(outputs: Tensor, classes: int) -> Tensor:
     Returns:
         Scores (...,C); their softmax are the class probabilities.
     """
+    return anchor_scores(outputs, class_anchors(classes))
+
+
+def anchor_scores(outputs: Tensor, points: Sequence[Point]) -> Tensor:
+    """Scores classes by eq. 5: 1 / (distance to the class's anchor + eps).
+
+    Args:
+        outputs: Raw outputs (...,3) of a network.
+        points: The anchor of each of C classes, in [0, 1].
+
+    Returns:
+        Scores (...,C); their softmax are the class probabilities.
+    """
     # cdist knows no half precision.
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-    anchors = outputs.new_tensor(class_anchors(classes))
+    anchors = outputs.new_tensor(points)
     # Without matrix products cdist is exact, and its gradient on an anchor is 0, not NaN.
-    points = torch.sigmoid(outputs).reshape(-1, 3)
-    distances = torch.cdist(points, anchors, compute_mode="donot_use_mm_for_euclid_dist")
-    return 1 / (distances.view(*outputs.shape[:-1], classes) + SCORE_EPS)
+    found = torch.sigmoid(outputs).reshape(-1, 3)
+    distances = torch.cdist(found, anchors, compute_mode="donot_use_mm_for_euclid_dist")
+    return 1 / (distances.view(*outputs.shape[:-1], len(points)) + SCORE_EPS)
 
 
-def task_values(outputs: Tensor, task: TaskSpec) -> Tensor:
+def task_anchors(task: TaskSpec, anchors: Sequence[ClassAnchors] = ()) -> tuple[Point, ...]:
+    """Returns the anchor of each class of a task.
+
+    Args:
+        task: A task of kind ``classes``.
+        anchors: The network's own anchors, if it has any.
+    """
+    own = {entry.task: entry.points for entry in anchors}
+    return own.get(task.name) or class_anchors(len(task.classes))
+
+
+def task_values(outputs: Tensor, task: TaskSpec, anchors: Sequence[ClassAnchors] = ()) -> Tensor:
     """Turns raw outputs into what a task predicts, as numbers that may be averaged.
 
     Args:
         outputs: Raw outputs (...,3).
         task: The task.
+        anchors: The network's own anchors, if it has any.
 
     Returns:
         Class probabilities (...,C), a probability (...,1): the mean of the channels, or unit
         normals (...,3).
     """
     if task.kind == "classes":
-        return class_scores(outputs, len(task.classes)).softmax(-1)
+        return anchor_scores(outputs, task_anchors(task, anchors)).softmax(-1)
     if task.kind == "probability":
         return torch.sigmoid(outputs).mean(-1, keepdim=True)
     return F.normalize(outputs, dim=-1)
@@ -136,21 +176,28 @@ class TaskLabels:
     valid: Tensor
 
 
-def decode_task(outputs: Tensor, task: TaskSpec) -> Tensor:
+def decode_task(outputs: Tensor, task: TaskSpec, anchors: Sequence[ClassAnchors] = ()) -> Tensor:
     """Decodes raw outputs (P,3) of one task: class ids (P,), probabilities (P,), normals (P,3)."""
     if task.kind == "classes":
-        return class_scores(outputs, len(task.classes)).argmax(-1).to(torch.uint8)
+        return anchor_scores(outputs, task_anchors(task, anchors)).argmax(-1).to(torch.uint8)
     values = task_values(outputs, task)
     return values[..., 0] if task.kind == "probability" else values
 
 
-def decode(composite: Tensor, palette: Tensor, tasks: Sequence[str]) -> Mapping[str, TaskLabels]:
+def decode(
+    composite: Tensor,
+    palette: Tensor,
+    tasks: Sequence[str],
+    anchors: Sequence[ClassAnchors] = (),
+) -> Mapping[str, TaskLabels]:
     """Reads the labels of every requested task out of a composite.
 
     Args:
         composite: Raw outputs (N,3,H,W).
         palette: Task ids (N,H,W), 255 where nothing was asked.
         tasks: Names by id.
+        anchors: The network's own anchors, ``model.config.anchors``; only imported networks have
+            any (:func:`ctnet.zoo.published.import_published`).
 
     Returns:
         Labels by task name, for the tasks that the palette asks for somewhere.
@@ -171,7 +218,7 @@ def decode(composite: Tensor, palette: Tensor, tasks: Sequence[str]) -> Mapping[
         if not bool(valid.any()):
             continue
         task = get_task(name)
-        values = decode_task(pixels[valid], task)
+        values = decode_task(pixels[valid], task, anchors)
         fill = IGNORE if task.kind == "classes" else 0
         shape = (*palette.shape, *values.shape[1:])
         full = torch.full(shape, fill, dtype=values.dtype, device=values.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctnet import drawing
 from ctnet.decoding import decode
 from ctnet.images import RGB, SUFFIXES, ImageLike, load_image
+from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.palette import Palette
 from ctnet.resampling import enlarge, working_palette
 from ctnet.rules import Rule, get_rule
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_LONG_SIDE", "ImageLike", "PaletteLike", "Prediction", "predict"]
 
 Label = npt.NDArray[Any]
-PaletteLike = Palette | Rule | str | Path
+PaletteLike = Palette | Rule | PaletteNetwork | str | Path
+
+AUTO = "auto"
+"""Palette that the zoo's palette network proposes."""
 
 DEFAULT_LONG_SIDE = 320
 """Longest side, in pixels, at which networks see an image."""
@@ -140,9 +145,10 @@ def predict(
         image: What :func:`ctnet.images.load_image` takes; or several: a list or tuple of such
             images, sizes may differ, or a batch in one array (N,H,W,C) or tensor (N,C,H,W).
         palette: What to do where: a palette of the image's own size and the model's tasks, a rule
-            or its name (``mosaic``, ``random``, ``single:normals``, ``R2``, a rule file), or the
-            path of a palette PNG. Rules that map classes to tasks (``R2``, ``R3``, rule files)
-            read the model's own segmentation, made first from the same encoding.
+            or its name (``mosaic``, ``random``, ``single:normals``, ``R2``, a rule file), the path
+            of a palette PNG, a palette network, or ``auto`` for the zoo's palette network. Rules
+            that map classes to tasks (``R2``, ``R3``, rule files) read the model's own
+            segmentation, made first from the same encoding.
         long_side: Longest side in pixels at which the network sees the image, at least 32. Larger
             images are scaled down to it; smaller ones are used at their own size.
         seed: Seed of rules that draw by chance; each image draws as if it came alone.
@@ -158,8 +164,8 @@ def predict(
     """
     if long_side < MIN_LONG_SIDE:
         raise ValueError(f"long_side is at least {MIN_LONG_SIDE} pixels; got {long_side}.")
-    request = _request(palette, model.tasks)
-    with _evaluating(model), torch.inference_mode():
+    request = _request(palette, model)
+    with evaluating(model), torch.inference_mode():
         if isinstance(image, list | tuple) or (
             isinstance(image, np.ndarray | Tensor) and image.ndim == 4
         ):
@@ -171,7 +177,7 @@ def predict(
 
 
 @contextmanager
-def _evaluating(model: CompositeModel) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Sets eval mode and restores the flag of each module: parts may have been frozen alone."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -182,17 +188,15 @@ def _evaluating(model: CompositeModel) -> Iterator[None]:
             module.training = True
 
 
-def _request(palette: PaletteLike, tasks: tuple[str, ...]) -> Palette | Rule:
+def _request(palette: PaletteLike, model: CompositeModel) -> Palette | Rule | PaletteNetwork:
     """Finds what a palette-like stands for and checks it against the model's tasks."""
-    if isinstance(palette, str | Path):
-        if palette == "auto":
-            raise ValueError(
-                "palette 'auto' comes with the palette network of a later version; name a rule, "
-                "such as 'mosaic' or 'R2', or a palette PNG."
-            )
+    tasks = model.tasks
+    if isinstance(palette, str) and palette == AUTO:
+        palette = _proposer(model.device)
+    elif isinstance(palette, str | Path):
         picture = Path(palette).suffix.lower() in SUFFIXES
         palette = Palette.load(palette, tasks) if picture else get_rule(str(palette), tasks)
-    if isinstance(palette, Palette):
+    if isinstance(palette, Palette | PaletteNetwork):
         if palette.tasks != tasks:
             raise ValueError(f"the palette's tasks are {palette.tasks}, the model's {tasks}.")
     elif not isinstance(palette, Rule):
@@ -208,9 +212,16 @@ def _request(palette: PaletteLike, tasks: tuple[str, ...]) -> Palette | Rule:
     return palette
 
 
+@lru_cache(maxsize=1)
+def _proposer(device: torch.device) -> PaletteNetwork:
+    from ctnet.zoo import load_palette_network
+
+    return load_palette_network(device=device)
+
+
 def _predict(
-    model: CompositeModel, source: ImageLike, request: Palette | Rule, long_side: int, seed: int,
-    name: str,
+    model: CompositeModel, source: ImageLike, request: Palette | Rule | PaletteNetwork,
+    long_side: int, seed: int, name: str,
 ) -> Prediction:  # fmt: skip
     image = load_image(source)
     size = image.shape[0], image.shape[1]
@@ -219,9 +230,11 @@ def _predict(
             f"the palette is {request.size} (height, width), the image {size}; make it anew, or "
             f"palette.resize({size})."
         )
-    features = model.encode(_network_input(model, image, long_side))
+    features = model.encode(network_input(model, image, long_side))
     if isinstance(request, Palette):
         palette = request
+    elif isinstance(request, PaletteNetwork):
+        palette = request.predict(image, long_side)
     else:
         classes = None
         if request.needs_labels:
@@ -233,7 +246,7 @@ def _predict(
     return Prediction(image, palette, _labels(model, features, palette), name)
 
 
-def _network_input(model: CompositeModel, image: RGB, long_side: int) -> Tensor:
+def network_input(model: nn.Module, image: RGB, long_side: int) -> Tensor:
     """Scales an image down to the working size: (1,3,h,w) in [0, 1] on the model's device."""
     height, width = image.shape[:2]
     scale = long_side / max(height, width)
@@ -241,7 +254,8 @@ def _network_input(model: CompositeModel, image: RGB, long_side: int) -> Tensor:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         image = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    pixels = pixels.to(model.device, next(model.parameters()).dtype) / 255
+    first = next(model.parameters())
+    pixels = pixels.to(first.device, first.dtype) / 255
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
@@ -256,7 +270,7 @@ def _labels(model: CompositeModel, features: Features, palette: Palette) -> dict
         )
     ids = working.tensor()[None].to(composite.device)
     if features.size == palette.size:
-        found = decode(composite, ids, model.tasks)
+        found = decode(composite, ids, model.tasks, model.config.anchors)
         values = {name: labels.values[0] for name, labels in found.items()}
         return {
             name: (x.permute(1, 2, 0) if x.ndim == 3 else x).contiguous().cpu().numpy()
@@ -264,6 +278,12 @@ def _labels(model: CompositeModel, features: Features, palette: Palette) -> dict
         }
     pixels = composite[0].permute(1, 2, 0)
     return {
-        name: enlarge(pixels, ids[0] == palette.task_id(name), palette.mask(name), get_task(name))
+        name: enlarge(
+            pixels,
+            ids[0] == palette.task_id(name),
+            palette.mask(name),
+            get_task(name),
+            model.config.anchors,
+        )
         for name in palette.requested()
     }

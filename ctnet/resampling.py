@@ -6,6 +6,7 @@ their own task alone: no value of a neighbouring task bleeds over the border of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.decoding import task_values
+from ctnet.decoding import ClassAnchors, task_values
 from ctnet.palette import Palette, Size
 from ctnet.tasks import IGNORE, TaskSpec
 
@@ -49,7 +50,11 @@ def working_palette(palette: Palette, size: Size) -> Palette:
 
 
 def enlarge(
-    pixels: Tensor, cells: Tensor, wanted: npt.NDArray[np.bool_], task: TaskSpec
+    pixels: Tensor,
+    cells: Tensor,
+    wanted: npt.NDArray[np.bool_],
+    task: TaskSpec,
+    anchors: Sequence[ClassAnchors] = (),
 ) -> npt.NDArray[Any]:
     """Interpolates a task's values from its working cells to the pixels that ask for it.
 
@@ -58,13 +63,14 @@ def enlarge(
         cells: Where (h,w) the network did the task.
         wanted: Where (H,W) the image asks for it.
         task: The task.
+        anchors: The network's own anchors, if it has any.
 
     Returns:
         Class ids (H,W) uint8, probabilities (H,W) float32 or unit normals (H,W,3) float32; 255, 0
         and 0 where not asked. Where no cell of the task is in reach of the bilinear kernel, the
         nearest coarser level that has one gives the value.
     """
-    values = task_values(pixels[cells], task)
+    values = task_values(pixels[cells], task, anchors)
     sums = pixels.new_zeros(*cells.shape, values.shape[1] + 1)
     sums[cells] = F.pad(values, (0, 1), value=1)
     weight = torch.where(cells, 1.0, FILL_WEIGHT)[None]

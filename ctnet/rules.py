@@ -19,6 +19,9 @@ import numpy.typing as npt
 from ctnet.palette import Palette, Size
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, VOC_CLASSES, nearest
 
+S = "S"
+"""Name for asking one task everywhere, for each task in turn: five palettes, and so no one rule."""
+
 RuleKind = Literal["single", "mosaic", "random", "semantic"]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal, get_args
 
 Color = tuple[int, int, int]
 Kind = Literal["classes", "probability", "normals"]
@@ -45,6 +45,33 @@ class TaskSpec:
     color: Color
     classes: tuple[str, ...] = ()
     class_colors: tuple[Color, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
+        """Reads a task from JSON types.
+
+        Raises:
+            ValueError: If a key is missing or unknown.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if not {"name", "title", "kind", "color"} <= set(values) <= known:
+            raise ValueError(f"a task has the keys {sorted(known)}; got {sorted(values)}.")
+        colors = tuple(_as_color(color) for color in values.get("class_colors", ()))
+        classes = tuple(values.get("classes", ()))
+        return cls(
+            **{
+                **values,
+                "color": _as_color(values["color"]),
+                "classes": classes,
+                "class_colors": colors,
+            }
+        )
+
+
+def _as_color(values: Sequence[int]) -> Color:
+    if len(values) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in values):
+        raise ValueError(f"a colour is three whole numbers from 0 to 255; got {values}.")
+    return values[0], values[1], values[2]
 
 
 VOC_CLASSES = (
@@ -99,9 +126,45 @@ TASKS: dict[str, TaskSpec] = {
         TaskSpec("normals", "surface normals", "normals", (52, 168, 83)),
     )
 }
-"""The known tasks by name, in the order of :class:`Task`."""
+"""The known tasks by name: those of :class:`Task` in its order, then those registered since."""
 
 DEFAULT_TASKS: tuple[str, ...] = tuple(task.name.lower() for task in Task)
+
+
+def register_task(spec: TaskSpec) -> TaskSpec:
+    """Makes a task of one's own known by its name, beside the paper's five.
+
+    Checkpoints of networks that do it carry it along, so that only its maker calls this.
+
+    Args:
+        spec: The task. A task of kind ``classes`` needs two classes or more and a colour for each.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: If the name is no identifier or belongs to another task, or the classes do not
+            fit the kind.
+    """
+    if not spec.name.isidentifier():
+        raise ValueError(f"a task's name is letters, digits and underscores; got {spec.name!r}.")
+    if TASKS.get(spec.name, spec) != spec:
+        raise ValueError(f"another task has the name {spec.name!r}: {TASKS[spec.name]}.")
+    if spec.kind not in get_args(Kind):
+        raise ValueError(f"unknown kind of task {spec.kind!r}{nearest(spec.kind, get_args(Kind))}")
+    least = 2 if spec.kind == "classes" else 0
+    if len(spec.classes) < least or (spec.classes and not least):
+        raise ValueError(
+            f"a task of kind classes, and no other, has two classes or more; {spec.name!r} is of "
+            f"kind {spec.kind} and has {len(spec.classes)}."
+        )
+    if len(spec.class_colors) != len(spec.classes):
+        raise ValueError(
+            f"task {spec.name!r} has {len(spec.classes)} classes and {len(spec.class_colors)} "
+            "colours."
+        )
+    TASKS[spec.name] = spec
+    return spec
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

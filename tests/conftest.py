@@ -1,8 +1,11 @@
 """Helpers that several test files share."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ctnet.networks.composite import create
 from ctnet.networks.decoder import DecoderConfig
@@ -81,3 +84,38 @@ def make_model():
         return model.eval()
 
     return make
+
+
+def _write_photographs(root, classes=(0, 21), splits=("train",) * 4, size=(40, 48)):
+    """Writes samples in the layout of CompositeMT-mini, ``seg`` in a range; returns the folder."""
+    generator = np.random.default_rng(0)
+    cells = size[0] // 8, size[1] // 8
+
+    def coarse(top, *depth, bottom=0):
+        small = generator.integers(bottom, top, (*cells, *depth), dtype=np.uint8)
+        return small.repeat(8, 0).repeat(8, 1)
+
+    with (root / "index.csv").open("w", newline="") as file:
+        columns = ["id", "split", "source", "annotators", *DEFAULT_TASKS]
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for number, split in enumerate(splits):
+            row = {"id": f"voc_{number}", "split": split, "source": "voc"}
+            writer.writerow(row | dict.fromkeys(DEFAULT_TASKS, "true"))
+    for number in range(len(splits)):
+        for name, array in {
+            "image.jpg": coarse(256, 3),
+            "seg.png": coarse(classes[1], bottom=classes[0]),
+            "parts.png": coarse(7),
+            "edges.png": coarse(2) * np.uint8(255),
+            "saliency.jpg": coarse(256),
+            "normals.jpg": coarse(256, 3),
+        }.items():
+            Image.fromarray(array).save(root / f"voc_{number}.{name}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def write_photographs():
+    """Function (root, classes, splits, size) -> root, which writes a small data set there."""
+    return _write_photographs

@@ -11,7 +11,10 @@ import ctnet
 from ctnet.cli import build_parser, main
 from ctnet.zoo.checkpoint import save_checkpoint
 
-COMMANDS = ("list", "info", "predict", "palette", "train", "eval", "tables")
+COMMANDS = (
+    "list", "info", "predict", "palette", "train", "train-zoo", "finetune", "eval", "tables",
+    "import",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

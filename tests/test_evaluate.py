@@ -10,8 +10,8 @@ from PIL import Image
 
 import ctnet
 from ctnet.decoding import class_anchors
-from ctnet.evaluation.evaluate import RULE_NAMES, evaluate
-from ctnet.evaluation.tables import metrics_table, read_results, update_readme
+from ctnet.evaluation.evaluate import RULE_NAMES, EvalResult, evaluate
+from ctnet.evaluation.tables import metrics_table, palette_table, read_results, update_readme
 from ctnet.tasks import DEFAULT_TASKS, get_task
 from ctnet.training.compositemt import BEST_SOURCES
 from ctnet.training.datasets import open_source
@@ -167,7 +167,8 @@ def test_results_make_the_tables(oracle, data, tmp_path):
     assert table.splitlines()[2].startswith("| `ctn-r1` | S | 100.0 | 100.0 |")
     readme = tmp_path / "README.md"
     marks = "".join(
-        f"<!-- {x}: begin -->\nold\n<!-- {x}: end -->\n" for x in ("metrics", "training")
+        f"<!-- {x}: begin -->\nold\n<!-- {x}: end -->\n"
+        for x in ("metrics", "palettes", "training")
     )
     readme.write_text(marks)
     update_readme(readme, tmp_path)
@@ -176,6 +177,15 @@ def test_results_make_the_tables(oracle, data, tmp_path):
     assert "old" not in text
     update_readme(readme, tmp_path)
     assert readme.read_text() == text
+
+
+def test_palette_networks_have_a_table_of_their_own():
+    scores = {"palette": {"miou": 61.25, "iou": (50.0, 72.5), "images": 3}}
+    result = EvalResult(
+        "palette-r2", "R2", "data", "val", {"palette": ("voc",)}, {"palette": ("true",)}, scores, 0
+    )
+    assert palette_table([result]).splitlines()[2:] == ["| `palette-r2` | R2 | 61.2 |"]
+    assert metrics_table([result]).splitlines()[2:] == []
 
 
 def test_tables_without_results_or_marks_are_errors(tmp_path):

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.decoding import class_anchors, class_scores
+from ctnet.decoding import ClassAnchors, class_anchors, class_scores
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.datasets import Sample
 from ctnet.training.losses import (
     PAPER_WEIGHTS,
     CompositeLoss,
+    angular_loss,
     balanced_class_weights,
     balanced_cross_entropy,
     cosine_loss,
@@ -265,7 +266,7 @@ def test_class_weights_and_gamma_reach_the_class_losses() -> None:
 @pytest.mark.parametrize("classes", [2, 7, 21])
 def test_smooth_scores_are_squared_distances(classes: int) -> None:
     outputs = torch.randn(500, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    scores = smooth_class_scores(3 * outputs, classes, 12.0)
+    scores = smooth_class_scores(3 * outputs, class_anchors(classes), 12.0)
     points = torch.sigmoid(3 * outputs).numpy()
     squared = ((points[:, None] - np.array(class_anchors(classes))) ** 2).sum(2)
     np.testing.assert_allclose(softmax(scores.numpy()), softmax(-12 * squared), rtol=1e-9)
@@ -328,3 +329,47 @@ def test_balanced_class_weights_by_hand() -> None:
     np.testing.assert_allclose(weights, raw / raw.mean(), rtol=1e-6)
     np.testing.assert_array_equal(balanced_class_weights(torch.tensor([5, 7]), 0), [1, 1])
     assert bool(balanced_class_weights(torch.tensor([5, 0]), 0.3).isfinite().all())
+
+
+def test_angular_loss_is_the_mean_angle():
+    generator = torch.Generator().manual_seed(0)
+    outputs, target = torch.randn(2, 50, 3, generator=generator, dtype=torch.float64)
+    target = F.normalize(target, dim=1)
+    angles = [
+        math.atan2(float(torch.linalg.cross(o, t).norm()), float(o @ t))
+        for o, t in zip(outputs, target, strict=True)
+    ]
+    assert float(angular_loss(outputs, target)) == pytest.approx(sum(angles) / 50, abs=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_angular_loss_has_a_gradient_at_its_ends(sign):
+    outputs = torch.tensor([[0.0, 0.0, 2.0 * sign]], requires_grad=True)
+    angular_loss(outputs, torch.tensor([[0.0, 0.0, 1.0]])).backward()
+    assert bool(outputs.grad.isfinite().all())
+
+
+def test_normals_learn_by_the_loss_that_is_chosen():
+    outputs = torch.randn(1, 3, 4, 4)
+    target = F.normalize(torch.randn(1, 3, 4, 4), dim=1)
+    palette = torch.zeros(1, 4, 4, dtype=torch.int64)
+    sample = Sample(outputs, palette, {"normals": target}, torch.ones(1, 1, 4, 4, dtype=torch.bool))
+    pixels = [x.permute(0, 2, 3, 1).reshape(-1, 3) for x in (outputs, target)]
+    for angular, expected in ((False, cosine_loss(*pixels)), (True, angular_loss(*pixels))):
+        loss, _ = CompositeLoss(("normals",), {}, 2.0, {}, angular=angular)(outputs, sample)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_networks_with_anchors_of_their_own_learn_them():
+    points = tuple((x / 6, 1 - x / 6, 0.5) for x in range(7))
+    outputs = torch.logit(torch.tensor(points).clamp(1e-3, 1 - 1e-3)).T[None, :, None]
+    sample = Sample(
+        outputs, torch.zeros(1, 1, 7, dtype=torch.int64), {"parts": torch.arange(7)[None, None]},
+        torch.ones(1, 1, 1, 7, dtype=torch.bool),
+    )  # fmt: skip
+    for sharpness in (0.0, 200.0):
+        own, other = (
+            CompositeLoss(("parts",), {}, 0.0, {}, sharpness, anchors=anchors)(outputs, sample)[0]
+            for anchors in ((ClassAnchors("parts", points),), ())
+        )
+        assert own < 0.05 < other

@@ -307,7 +307,6 @@ def test_ways_to_give_a_palette(constant, photo, tmp_path):
 @pytest.mark.parametrize(
     ("palette", "error", "message"),
     [
-        ("auto", ValueError, "palette network"),
         ("mosaik", ValueError, "did you mean 'mosaic'"),
         ("single:segg", ValueError, "did you mean 'seg'"),
         ("absent.png", FileNotFoundError, r"absent\.png"),

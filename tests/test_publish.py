@@ -6,6 +6,8 @@ from safetensors.torch import load_file, save_file
 
 import ctnet
 from ctnet.evaluation.evaluate import EvalResult
+from ctnet.networks.composite import ModelConfig
+from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.training.config import TrainConfig
 from ctnet.zoo.checkpoint import file_info
 from ctnet.zoo.manifest import read_manifest
@@ -55,10 +57,41 @@ def test_register_writes_card_and_manifest(run, tmp_path):
     assert info.metrics == {"S": {"seg.miou": 12.3456, "normals.mean": 30.0}}
     assert info.files["model.safetensors"] == file_info(folder / "model.safetensors")
     assert info.training["start"] == "old-run"
-    assert info.training["steps"] == 12
+    assert info.training["steps"] == "12 × 10 crops of 256 px"
     card = (folder / "README.md").read_text()
     for text in ("A sentence.", "12.3", "30.0\\*", "two cores", "a note", "seed: 7"):
         assert text in card
+
+
+def test_a_run_in_parts_counts_them_all(run, tmp_path):
+    first = tmp_path / "first"
+    first.mkdir()
+    config = TrainConfig("mine", size=192, batch_size=4)
+    facts = {"config": config.to_dict(), "step": 100, "seconds": 5}
+    (first / "run.json").write_text(json.dumps(facts))
+    training = Run(run.folder, "two cores", earlier=(first,)).training()
+    assert training["steps"] == "100 × 4 crops of 192 px, then 12 × 10 crops of 256 px"
+    assert training["seconds"] == 39 and training["start"] == "ImageNet encoder"
+
+
+def test_palette_networks_are_published_too(tmp_path):
+    folder, name = tmp_path / "run", "palette-mine"
+    folder.mkdir()
+    config = TrainConfig("mine", ModelConfig("palette"), rule="R2")
+    facts = {"config": config.to_dict(), "step": 1, "seconds": 1}
+    (folder / "run.json").write_text(json.dumps(facts))
+    network = PaletteNetwork(config.model)
+    save_file(network.state_dict(), folder / "last.safetensors")
+    run = Run(folder, "two cores")
+    checkpoint = export_run(run, tmp_path / name)
+    scores = {"palette": {"miou": 61.2, "iou": (61.2,), "images": 2}}
+    kinds = {"palette": ("true",)}
+    EvalResult(name, "R2", "data", "val", {}, kinds, scores, 0).save(tmp_path / "results")
+    manifest = tmp_path / "manifest.json"
+    info = register(checkpoint, run, "A sentence.", tmp_path / "results", manifest)
+    assert info.metrics == {"R2": {"palette.miou": 61.2}} and info.config["system"] == "palette"
+    card = (checkpoint / "README.md").read_text()
+    assert "61.2" in card and f'load_palette_network("{name}")' in card
 
 
 def test_register_without_results_is_an_error(run, tmp_path):

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,13 +22,13 @@ from tqdm import tqdm
 from ctnet.networks import composite
 from ctnet.networks.composite import CompositeModel, ModelConfig, build
 from ctnet.networks.decoder import DecoderConfig
-from ctnet.training import trainer as trainer_module
+from ctnet.training import loop
 from ctnet.training.config import RECIPES, TrainConfig
-from ctnet.training.trainer import Trainer, learning_rate_at
+from ctnet.training.loop import learning_rate_at
+from ctnet.training.trainer import Trainer
 
 DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)
 MODEL = ModelConfig("ctn", "tiny", DECODER)
-TASK_NAMES = ("seg", "parts", "edges", "saliency", "normals")
 
 
 class TinyEncoder(nn.Module):
@@ -70,44 +69,15 @@ def encoders_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return TinyEncoder()
 
     monkeypatch.setattr(composite, "create_encoder", create)
-    monkeypatch.setattr(trainer_module, "tqdm", partial(tqdm, disable=True))
-    monkeypatch.setattr(trainer_module, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "tqdm", partial(tqdm, disable=True))
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     return asked
 
 
-def write_data(root: Path, classes: tuple[int, int] = (0, 21)) -> None:
-    """Writes four samples of 40x48 in the layout of CompositeMT-mini, ``seg`` in a range."""
-    generator = np.random.default_rng(0)
-
-    def coarse(top: int, *depth: int, bottom: int = 0) -> np.ndarray:
-        small = generator.integers(bottom, top, (5, 6, *depth), dtype=np.uint8)
-        return small.repeat(8, 0).repeat(8, 1)
-
-    columns = ["id", "split", "source", "annotators", *TASK_NAMES]
-    with (root / "index.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        for number in range(4):
-            row = {"id": f"voc_{number}", "split": "train", "source": "voc"}
-            writer.writerow(row | dict.fromkeys(TASK_NAMES, "true"))
-    for number in range(4):
-        for name, array in {
-            "image.jpg": coarse(256, 3),
-            "seg.png": coarse(classes[1], bottom=classes[0]),
-            "parts.png": coarse(7),
-            "edges.png": coarse(2) * np.uint8(255),
-            "saliency.jpg": coarse(256),
-            "normals.jpg": coarse(256, 3),
-        }.items():
-            Image.fromarray(array).save(root / f"voc_{number}.{name}")
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_data(root)
-    return root
+def data(tmp_path_factory: pytest.TempPathFactory, write_photographs: Callable[..., Path]) -> Path:
+    return write_photographs(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
@@ -418,10 +388,12 @@ def test_autocast_trains(
 
 
 @pytest.mark.parametrize("system", ["ctn", "mhn", "stn"])
-def test_batches_that_ask_for_nothing(config: TrainConfig, tmp_path: Path, system: Any) -> None:
+def test_batches_that_ask_for_nothing(
+    config: TrainConfig, tmp_path: Path, system: Any, write_photographs: Callable[..., Path]
+) -> None:
     root = tmp_path / "unlabelled"
     root.mkdir()
-    write_data(root, classes=(255, 256))
+    write_photographs(root, classes=(255, 256))
     config = replace(config, data=str(root), rule="R2", model=replace(MODEL, system=system))
     model = Trainer(config, tmp_path / "run").train()
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())

@@ -21,12 +21,9 @@ from ctnet.decoding import decode
 from ctnet.evaluation.edges import BoundaryF
 from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
 from ctnet.networks.composite import CompositeModel
-from ctnet.rules import Rule, get_rule
-from ctnet.tasks import get_task, nearest
+from ctnet.rules import Rule, S, get_rule
+from ctnet.tasks import TASKS, get_task, nearest
 from ctnet.training.datasets import CompositeDataset, LabelSource, Sample
-
-S = "S"
-"""Name of the rule that asks for one task everywhere, for each task in turn."""
 
 RULE_NAMES = (S, "R1", "R2", "R3", "Rrnd")
 
@@ -38,6 +35,12 @@ HEADLINE = {
     "normals": "mean",
 }
 """The figure of each task that the paper's tables show."""
+
+
+def headline_name(task: str) -> str:
+    """Returns the name of a task's one figure; tasks beyond the paper's have that of their kind."""
+    kind = TASKS[task].kind if task in TASKS else None
+    return HEADLINE.get(task, "mean" if kind == "normals" else "miou")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class EvalResult:
 
     def headline(self, task: str) -> float:
         """Returns the task's figure of the paper's tables."""
-        return float(self.scores[task][HEADLINE[task]])
+        return float(self.scores[task][headline_name(task)])
 
     def save(self, folder: str | Path) -> Path:
         """Writes ``MODEL_RULE.json`` and returns its path."""
@@ -238,6 +241,8 @@ def _answers(
         palettes = {t: torch.full_like(sample.palette, model.tasks.index(t)) for t in tasks}
     for only, palette in palettes.items():
         composite = model.decode(features, palette).float().cpu()
-        for task, labels in decode(composite, palette[None], model.tasks).items():
+        for task, labels in decode(
+            composite, palette[None], model.tasks, model.config.anchors
+        ).items():
             if task in tasks and only in (None, task):
                 yield task, labels.values[0], labels.valid[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ctnet.evaluation.evaluate import HEADLINE, RULE_NAMES, EvalResult
+from ctnet.evaluation.palettes import PALETTE
 from ctnet.zoo.manifest import ModelInfo, list_models, model_info
 
 COLUMNS = {
@@ -39,15 +40,18 @@ def read_results(folder: str | Path) -> list[EvalResult]:
 
 
 def metrics_table(results: Sequence[EvalResult]) -> str:
-    """Builds a Markdown table: a row for each model and rule, a column for each task.
+    """Builds a Markdown table: a row for each model and rule, a column for each task of the paper.
 
-    Figures on labels that are not all true ones carry an asterisk.
+    Palette networks, which do none of them, are left out. Figures on labels that are not all true
+    ones carry an asterisk.
     """
     lines = [
         "| Model | Rule | " + " | ".join(COLUMNS.values()) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
     ]
     for result in results:
+        if not COLUMNS.keys() & result.scores.keys():
+            continue
         cells = [_cell(result, task) for task in COLUMNS]
         lines.append(f"| `{result.model}` | {result.rule} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -57,21 +61,35 @@ def _cell(result: EvalResult, task: str) -> str:
     if task not in result.scores:
         return "–"
     digits = 3 if HEADLINE[task] == "ods_f" else 1
-    mark = "" if set(result.labels[task]) == {"true"} else "\\*"
-    return f"{result.headline(task):.{digits}f}{mark}"
+    return f"{result.headline(task):.{digits}f}{label_mark(result, task)}"
+
+
+def palette_table(results: Sequence[EvalResult]) -> str:
+    """Builds a Markdown table of palette networks: mIoU over the tasks (section 6.2)."""
+    lines = ["| Model | Rule | Palette mIoU ↑ |", "|---|---|---|"]
+    for result in results:
+        if PALETTE in result.scores:
+            figure = f"{result.headline(PALETTE):.1f}{label_mark(result, PALETTE)}"
+            lines.append(f"| `{result.model}` | {result.rule} | {figure} |")
+    return "\n".join(lines)
+
+
+def label_mark(result: EvalResult, task: str) -> str:
+    """Returns the asterisk of a figure whose labels are not all true ones, or nothing."""
+    return "" if set(result.labels[task]) == {"true"} else "\\*"
 
 
 def training_table(models: Sequence[ModelInfo]) -> str:
     """Builds a Markdown table of how models were trained: a row for each."""
     lines = [
-        "| Model | Parameters | Rule | Start | Steps × batch | Crop | Seed | Hours | Hardware |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| Model | Parameters | Rule | Start | Steps × batch | Seed | Hours | Hardware |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for info in models:
         run = info.training
         lines.append(
             f"| `{info.name}` | {info.parameters / 1e6:.2f} M | {info.rule} | {run['start']} | "
-            f"{run['steps']} × {run['batch_size']} | {run['image_size']} px | {run['seed']} | "
+            f"{run['steps']} | {run['seed']} | "
             f"{run['seconds'] / 3600:.1f} | {run['hardware']} |"
         )
     return "\n".join(lines)
@@ -86,14 +104,19 @@ def update_readme(readme: str | Path, results: str | Path) -> None:
     path = Path(readme)
     names = list_models()
     text = path.read_text("utf-8")
-    text = _replace(text, "training", training_table([model_info(name) for name in names]))
+    text = replace_marked(text, "training", training_table([model_info(name) for name in names]))
     measured = [result for result in read_results(results) if result.model in names]
-    text = _replace(text, "metrics", metrics_table(measured))
+    text = replace_marked(text, "metrics", metrics_table(measured))
+    text = replace_marked(text, "palettes", palette_table(measured))
     path.write_text(text, "utf-8")
 
 
-def _replace(text: str, name: str, content: str) -> str:
-    """Replaces what stands between two marks."""
+def replace_marked(text: str, name: str, content: str) -> str:
+    """Replaces what stands between the marks of a name.
+
+    Raises:
+        ValueError: If the text lacks a mark.
+    """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     head, found, rest = text.partition(begin)
     _, closed, tail = rest.partition(end)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ctnet.evaluation.evaluate import S, evaluate
+from ctnet.evaluation.evaluate import evaluate
 from ctnet.networks.composite import CompositeModel
-from ctnet.rules import get_rule
+from ctnet.rules import S, get_rule
+from ctnet.tasks import get_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import open_source
 
@@ -24,10 +25,11 @@ def validator(config: TrainConfig) -> Callable[[CompositeModel], Mapping[str, fl
         FileNotFoundError: If the data set is not there.
         ValueError: If it has no split ``val``.
     """
-    rule = config.rule if get_rule(config.rule, config.model.tasks).needs_labels else S
+    own = config.rule != S and get_rule(config.rule, config.model.tasks).needs_labels
+    rule = config.rule if own else S
     share = max(1, config.validate_images // len(config.model.tasks))
     limit = share if config.validate_images else None
-    source = open_source(config.layout, config.data, "val")
+    source = open_source(config.layout, config.data, "val", config.model.tasks)
 
     def measure(model: CompositeModel) -> Mapping[str, float]:
         result = evaluate(
@@ -48,4 +50,4 @@ def validator(config: TrainConfig) -> Callable[[CompositeModel], Mapping[str, fl
 def _out_of_100(task: str, figure: float) -> float:
     if task == "edges":
         return 100 * figure
-    return 100 * (1 - figure / WORST_ANGLE) if task == "normals" else figure
+    return 100 * (1 - figure / WORST_ANGLE) if get_task(task).kind == "normals" else figure

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctnet.decoding import ClassAnchors, Point
 from ctnet.networks.conditioning import TaskRepresentation, palette_pyramid, soft_pyramid
 from ctnet.networks.decoder import (
     DECODERS,
@@ -22,7 +23,7 @@ from ctnet.networks.decoder import (
 )
 from ctnet.networks.encoders import create_encoder, normalize
 from ctnet.palette import Palette
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskSpec, get_task, nearest, register_task
 
 if TYPE_CHECKING:
     from ctnet.predictor import ImageLike, PaletteLike, Prediction
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 GRID = LEVELS[-1]
 """Images are padded inside the model to multiples of this."""
 
-System = Literal["ctn", "mhn", "stn"]
+System = Literal["ctn", "mhn", "stn", "palette"]
 
 
 def _check_keys(values: Mapping[str, Any], cls: type, name: str) -> None:
@@ -49,11 +50,14 @@ class ModelConfig:
     """All that is needed to build a network; it travels with the weights.
 
     Attributes:
-        system: ``ctn``, ``mhn`` or ``stn``.
+        system: ``ctn``, ``mhn``, ``stn``, or ``palette`` for a palette network.
         encoder: Name of the encoder.
         decoder: Name of a decoder, or its configuration.
         tasks: Names of the tasks by id.
         code_length: Length of the task codes of a CTN.
+        added: How many of the tasks, the last ones, :func:`ctnet.add_task` brought to a CTN.
+        anchors: Class anchors of tasks whose anchors are not those of
+            :func:`ctnet.decoding.class_anchors`.
     """
 
     system: System = "ctn"
@@ -61,16 +65,42 @@ class ModelConfig:
     decoder: str | DecoderConfig = "compact"
     tasks: tuple[str, ...] = DEFAULT_TASKS
     code_length: int = 100
+    added: int = 0
+    anchors: tuple[ClassAnchors, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.system not in SYSTEMS:
-            raise ValueError(f"unknown system {self.system!r}{nearest(self.system, SYSTEMS)}")
+        if self.system not in get_args(System):
+            allowed = get_args(System)
+            raise ValueError(f"unknown system {self.system!r}{nearest(self.system, allowed)}")
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must be one or more different names; got {self.tasks}.")
         for task in self.tasks:
             get_task(task)
+        if not 0 <= self.added < len(self.tasks) or (self.added and self.system != "ctn"):
+            raise ValueError(
+                f"added counts some of a CTN's tasks; got {self.added} of {len(self.tasks)} in a "
+                f"{self.system}."
+            )
         if isinstance(self.decoder, str):
             get_decoder_config(self.decoder)
+        self._check_anchors()
+
+    def _check_anchors(self) -> None:
+        coded = {task: len(get_task(task).classes) for task in self.tasks if get_task(task).classes}
+        named = [entry.task for entry in self.anchors]
+        if len(set(named)) != len(named) or not {*named} <= {*coded}:
+            raise ValueError(
+                f"anchors are for tasks with classes, each once; got {named}, allowed: "
+                f"{', '.join(coded)}."
+            )
+        for entry in self.anchors:
+            if len(entry.points) != coded[entry.task] or not all(
+                len(point) == 3 and all(0 <= x <= 1 for x in point) for point in entry.points
+            ):
+                raise ValueError(
+                    f"the anchors of {entry.task} are {coded[entry.task]} points of three numbers "
+                    f"in [0, 1]; got {entry.points}."
+                )
 
     @property
     def decoder_config(self) -> DecoderConfig:
@@ -78,19 +108,24 @@ class ModelConfig:
         return DECODERS[self.decoder] if isinstance(self.decoder, str) else self.decoder
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the configuration as JSON types."""
+        """Returns the configuration as JSON types, with what tasks beyond the paper's are."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
+        if not self.anchors:
+            del plain["anchors"]
+        specs = [asdict(get_task(task)) for task in self.tasks if task not in DEFAULT_TASKS]
+        return plain | ({"task_specs": json.loads(json.dumps(specs))} if specs else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Reads a configuration from JSON types.
+        """Reads a configuration from JSON types and registers the tasks that it brings along.
 
         Raises:
             ValueError: If a key is unknown or missing, or a value is not allowed.
         """
-        _check_keys(values, cls, "a model's config")
         values = dict(values)
+        for spec in values.pop("task_specs", ()):
+            register_task(TaskSpec.from_dict(spec))
+        _check_keys(values, cls, "a model's config")
         decoder = values.get("decoder")
         if isinstance(decoder, dict):
             _check_keys(decoder, DecoderConfig, "a decoder's config")
@@ -100,7 +135,12 @@ class ModelConfig:
             values["decoder"] = DecoderConfig(**lists)
         if "tasks" in values:
             values["tasks"] = tuple(values["tasks"])
-        return cls(**values)
+        anchors = []
+        for entry in values.pop("anchors", ()):
+            _check_keys(entry, ClassAnchors, "a model's anchors")
+            points = tuple(tuple(point) for point in entry["points"])
+            anchors.append(ClassAnchors(entry["task"], cast(tuple[Point, ...], points)))
+        return cls(**values, anchors=tuple(anchors))
 
 
 @dataclass(frozen=True)
@@ -123,6 +163,31 @@ def pad_to_grid(x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     bottom, right = -height % GRID, -width % GRID
     return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def prepare_image(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Checks an image and pads it to multiples of 32.
+
+    Args:
+        image: RGB in [0, 1] (N,3,H,W) or (3,H,W), float, any size.
+        dtype: Type of the result.
+
+    Returns:
+        The padded batch (N,3,H',W').
+
+    Raises:
+        ValueError: If the shape or type is another.
+    """
+    if image.ndim == 3:
+        image = image[None]
+    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
+        raise ValueError(f"an image is (N,3,H,W) or (3,H,W); got {tuple(image.shape)}.")
+    if not image.is_floating_point():
+        raise ValueError(
+            f"an image is float RGB in [0, 1]; got {image.dtype}. Divide 8-bit values by 255, "
+            "or use model.predict, which takes any image."
+        )
+    return pad_to_grid(image.to(dtype))
 
 
 class CompositeModel(nn.Module):
@@ -168,18 +233,8 @@ class CompositeModel(nn.Module):
         Raises:
             ValueError: If the shape or type is another.
         """
-        if image.ndim == 3:
-            image = image[None]
-        if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
-            raise ValueError(f"an image is (N,3,H,W) or (3,H,W); got {tuple(image.shape)}.")
-        if not image.is_floating_point():
-            raise ValueError(
-                f"an image is float RGB in [0, 1]; got {image.dtype}. Divide 8-bit values by 255, "
-                "or use model.predict, which takes any image."
-            )
-        image = image.to(next(self.parameters()).dtype)
-        padded, pyramids = self._encode(pad_to_grid(image))
-        return Features(padded, pyramids, (image.shape[2], image.shape[3]))
+        padded, pyramids = self._encode(prepare_image(image, next(self.parameters()).dtype))
+        return Features(padded, pyramids, (image.shape[-2], image.shape[-1]))
 
     def decode(self, features: Features, palette: Tensor | Palette) -> Tensor:
         """Does the requested tasks on an encoded image.
@@ -295,7 +350,10 @@ class CTN(CompositeModel):
         encoder = create_encoder(self.config.encoder, pretrained_encoder)
         self.encoder = encoder
         self.representation = TaskRepresentation(
-            len(self.tasks), self.config.code_length, config.embedding
+            len(self.tasks),
+            self.config.code_length,
+            config.embedding,
+            added=self.config.added,
         )
         self.decoder = Decoder(config, encoder.channels, conditioned=True)
 
@@ -415,5 +473,14 @@ def create(
 
 
 def build(config: ModelConfig, pretrained_encoder: bool = False) -> CompositeModel:
-    """Builds the network that a configuration describes."""
+    """Builds the network that a configuration describes.
+
+    Raises:
+        ValueError: If it describes a palette network, which is no composite model.
+    """
+    if config.system not in SYSTEMS:
+        raise ValueError(
+            f"a network of system {config.system!r} proposes palettes and does no task; see "
+            "ctnet.load_palette_network."
+        )
     return SYSTEMS[config.system](config, pretrained_encoder)

@@ -199,14 +199,21 @@ class TaskRepresentation(nn.Module):
         code_length: Length of the codes, 100 in the paper.
         width: Length E of the embeddings, 128 in the paper.
         layers: Number of fully connected layers, 6 in the paper.
+        added: How many of the tasks, the last ones, came to a trained network: their embeddings
+            are parameters of their own, which no other task shares.
     """
 
     def __init__(
-        self, tasks: int, code_length: int = 100, width: int = 128, layers: int = 6
+        self,
+        tasks: int,
+        code_length: int = 100,
+        width: int = 128,
+        layers: int = 6,
+        added: int = 0,
     ) -> None:
         super().__init__()
         self.codes: Tensor
-        self.register_buffer("codes", task_codes(tasks, code_length))
+        self.register_buffer("codes", task_codes(tasks - added, code_length))
         mapping: list[nn.Module] = []
         for layer in range(layers):
             linear = nn.Linear(width if layer else code_length, width)
@@ -215,10 +222,12 @@ class TaskRepresentation(nn.Module):
         # Codes have unit length, not entries of unit size: this gives embeddings entries near 1.
         nn.init.normal_(mapping[0].weight, std=2**0.5)  # type: ignore[arg-type]
         self.mapping = nn.Sequential(*mapping)
+        self.added = nn.Parameter(torch.zeros(added, width)) if added else None
 
     def forward(self) -> Tensor:
         """Returns the embeddings (K,E)."""
-        return cast(Tensor, self.mapping(self.codes))
+        embeddings = cast(Tensor, self.mapping(self.codes))
+        return embeddings if self.added is None else torch.cat([embeddings, self.added])
 
 
 class ConditionedNorm(nn.Module):

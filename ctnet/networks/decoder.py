@@ -134,6 +134,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig, channels: tuple[int, ...], conditioned: bool) -> None:
         super().__init__()
         self.config = config
+        self.channels = channels
         skips = config.skips or channels
         image = config.image or (channels[0], channels[0])
 
@@ -183,3 +184,20 @@ class Decoder(nn.Module):
         if self.depth < len(self.stages):
             return image.new_zeros(len(image), self.config.outputs, *image.shape[2:])
         return cast(Tensor, self.head(x))
+
+    @torch.no_grad()
+    def specialize(self, embedding: Tensor) -> Decoder:
+        """Returns the plain decoder that does what this conditioned one does for one task.
+
+        Args:
+            embedding: The task's embedding (E,).
+        """
+        plain = Decoder(self.config, self.channels, conditioned=False).to(embedding)
+        state = {k: v for k, v in self.state_dict().items() if ".norm." not in k}
+        for name, module in self.named_modules():
+            if isinstance(module, ConditionedNorm):
+                gamma, beta = module.table(embedding[None])
+                state |= {f"{name}.{k}": v for k, v in module.norm.state_dict().items()}
+                state |= {f"{name}.weight": gamma[0], f"{name}.bias": beta[0]}
+        plain.load_state_dict(state, strict=True)
+        return plain.train(self.training)

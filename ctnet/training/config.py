@@ -43,8 +43,8 @@ class TrainConfig:
     Attributes:
         name: Name of the run and of its folder.
         model: The network.
-        rule: Rule that makes the palettes: ``R1``, ``R2``, ``R3``, ``Rrnd``, ``single:TASK`` or a
-            rule file.
+        rule: Rule that makes the palettes: ``R1``, ``R2``, ``R3``, ``Rrnd``, ``single:TASK``, a
+            rule file, or ``S``: every task everywhere, one after the other.
         data: Folder of the data set.
         layout: Layout of that folder: ``compositemt`` or ``pascal-mt``.
         init: Weights to start from: a zoo name, a safetensors file, or the folder of a run, which
@@ -52,6 +52,8 @@ class TrainConfig:
         pretrained_encoder: Start the encoder from ImageNet weights.
         frozen_stages: Encoder stages, from the image on, whose weights stay as they are.
         frozen_statistics: Keep the encoder's batch norm statistics.
+        only_added: Train nothing but the embeddings of tasks that :func:`ctnet.add_task` brought,
+            so that no other task's output changes.
         size: Side of the training crops in pixels.
         scale: Smallest and largest scale of the photographs.
         batch_size: Images a step.
@@ -69,6 +71,7 @@ class TrainConfig:
             best class (:func:`ctnet.training.losses.smooth_class_scores`); 0 keeps eq. 5.
         guidance: Share of the class losses that goes by the best class of the auxiliary heads in
             place of the label, so that the composite decides where they are sure enough.
+        angular: Normals learn by the angle, as they are measured, in place of 1 - cosine.
         auxiliary: Weight of the coarse heads of :mod:`ctnet.training.auxiliary`, 0 for none.
         coarse_steps: Steps at the start that run and train the decoder only up to those heads.
         class_power: Classes weigh by their share of pixels to the power of minus this.
@@ -83,6 +86,8 @@ class TrainConfig:
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
         cache: Keep decoded files in memory.
+        device_data: Decode the whole data set into the memory of the device and augment there;
+            runs that differ in nothing but model, rule and steps see the same crops.
         validate_every: Steps between validations and checkpoints.
         validate_images: Images of each validation, taken evenly from the split; 0 takes all.
         seed: Of initialisation, order, augmentation and palettes.
@@ -97,6 +102,7 @@ class TrainConfig:
     pretrained_encoder: bool = True
     frozen_stages: int = 0
     frozen_statistics: bool = False
+    only_added: bool = False
     size: int = 256
     scale: tuple[float, float] = (0.6, 1.3)
     batch_size: int = 10
@@ -112,6 +118,7 @@ class TrainConfig:
     focal_gamma: float = 2.0
     sharpness: float = 0.0
     guidance: float = 0.0
+    angular: bool = False
     auxiliary: float = 0.0
     coarse_steps: int = 0
     class_power: float = 0.0
@@ -123,6 +130,7 @@ class TrainConfig:
     device: str = "auto"
     workers: int = 2
     cache: bool = True
+    device_data: bool = False
     validate_every: int = 1000
     validate_images: int = 200
     seed: int = 0
@@ -160,13 +168,15 @@ class TrainConfig:
                 raise ValueError(f"{name} is a share, 0 to 1; got {getattr(self, name)}.")
         if (self.coarse_steps or self.guidance) and not self.auxiliary:
             raise ValueError("coarse_steps and guidance need a weight for auxiliary.")
+        if self.only_added and self.auxiliary:
+            raise ValueError("only_added trains embeddings alone: auxiliary must be 0.")
         if self.size % 32:
             raise ValueError(f"size must be a multiple of 32; got {self.size}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as JSON types."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
+        return plain | {"model": self.model.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -191,7 +201,8 @@ class TrainConfig:
         """Reads a TOML or YAML file, or a recipe of the package by name.
 
         Args:
-            path: A file, or the name of a recipe such as ``ctn-r1``.
+            path: A file, or the name of a recipe such as ``ctn-r1`` or ``zoo/mhn-r2``. A file
+                may name one beside it that it ``extends``.
             **overrides: Values that replace those of the file.
 
         Raises:
@@ -202,6 +213,14 @@ class TrainConfig:
         if not file.suffix:
             file = RECIPES / f"{path}.toml"
         if not file.is_file():
-            recipes = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+            found = (p.relative_to(RECIPES).with_suffix("") for p in RECIPES.rglob("*.toml"))
+            recipes = ", ".join(sorted(str(p) for p in found if p.name != "base"))
             raise FileNotFoundError(f"no config at {path}; recipes of the package: {recipes}.")
-        return cls.from_dict({"name": file.stem, **read_mapping(file), **overrides})
+        return cls.from_dict({"name": file.stem, **_read(file), **overrides})
+
+
+def _read(file: Path) -> dict[str, object]:
+    """Reads a file, and first the one beside it that it extends."""
+    content = read_mapping(file)
+    base = content.pop("extends", None)
+    return content if base is None else _read(file.with_name(str(base))) | content

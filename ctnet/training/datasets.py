@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 from ctnet.rules import R1, Rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
 from ctnet.training.compositemt import CompositeMTMini
+from ctnet.training.derived import DERIVATIONS, DerivedLabels
 from ctnet.training.pascal_mt import PascalMT
 from ctnet.training.transforms import Normals, Strength, Validity, as_training_tensors
 
@@ -110,13 +111,17 @@ SOURCES: Mapping[str, Callable[[str | Path, str], LabelSource]] = {
 """Label sources by the name of their layout."""
 
 
-def open_source(layout: str, root: str | Path, split: str) -> LabelSource:
+def open_source(
+    layout: str, root: str | Path, split: str, tasks: Sequence[str] = DEFAULT_TASKS
+) -> LabelSource:
     """Opens a data set.
 
     Args:
         layout: ``compositemt`` or ``pascal-mt``.
         root: Its folder.
         split: ``train`` or ``val``.
+        tasks: Names of the tasks that are wanted; those of :mod:`ctnet.training.derived` are made
+            from the labels that there are.
 
     Raises:
         FileNotFoundError: If the folder does not hold that data set.
@@ -124,7 +129,11 @@ def open_source(layout: str, root: str | Path, split: str) -> LabelSource:
     """
     if layout not in SOURCES:
         raise ValueError(f"unknown layout {layout!r}{nearest(layout, SOURCES)}")
-    return SOURCES[layout](root, split)
+    source = SOURCES[layout](root, split)
+    for task in tasks:
+        if task in DERIVATIONS:
+            source = DerivedLabels(source, DERIVATIONS[task])
+    return source
 
 
 class CompositeDataset(Dataset[Sample]):
@@ -252,7 +261,8 @@ def sampling_weights(
 
     Returns:
         Weights (len(dataset),): the largest sqrt(threshold / share) of a sample's classes, at
-        least 1, times the source's factor; 0 where the rule needs a class map that is missing.
+        least 1, times the source's factor; 0 where there is no label that the rule could use: no
+        class map for a rule that maps classes, or none of the task that is asked everywhere.
 
     Raises:
         ValueError: If no image is from a source that is named.
@@ -264,9 +274,11 @@ def sampling_weights(
         if name not in origins:
             raise ValueError(f"no image is from source {name!r}{nearest(name, set(origins))}")
     weights = [source_weights.get(name, 1.0) for name in origins]
-    if dataset.rule is not None and dataset.rule.needs_labels:
+    rule = dataset.rule
+    needed = None if rule is None else "seg" if rule.needs_labels else rule.task
+    if needed is not None:
         weights = [
-            w if source.kind(i, "seg") else 0.0 for i, w in zip(indices, weights, strict=True)
+            w if source.kind(i, needed) else 0.0 for i, w in zip(indices, weights, strict=True)
         ]
     if threshold:
         weights = [w * f for w, f in zip(weights, _repeat_factors(dataset, threshold), strict=True)]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.decoding import class_anchors, class_scores
+from ctnet.decoding import ClassAnchors, Point, anchor_scores, task_anchors
 from ctnet.tasks import get_task
 from ctnet.training.datasets import Sample
 
@@ -40,7 +40,7 @@ def focal_cross_entropy(
     return (loss * weights).sum() / weights.sum()
 
 
-def smooth_class_scores(outputs: Tensor, classes: int, sharpness: float) -> Tensor:
+def smooth_class_scores(outputs: Tensor, points: Sequence[Point], sharpness: float) -> Tensor:
     """Scores classes by minus the squared distance to their anchors.
 
     The best class is that of eq. 5, the nearest anchor, but the cross-entropy of these scores has
@@ -48,13 +48,13 @@ def smooth_class_scores(outputs: Tensor, classes: int, sharpness: float) -> Tens
 
     Args:
         outputs: Raw outputs (P,3).
-        classes: Number of classes C.
+        points: The anchor of each of C classes, in [0, 1].
         sharpness: Score lost per squared unit of distance, where the cube's side is 1.
 
     Returns:
         Scores (P,C), less that shared term.
     """
-    anchors = outputs.new_tensor(class_anchors(classes))
+    anchors = outputs.new_tensor(points)
     return sharpness * (2 * torch.sigmoid(outputs) @ anchors.T - anchors.square().sum(1))
 
 
@@ -83,6 +83,16 @@ def cosine_loss(outputs: Tensor, target: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(outputs, target, dim=1)).mean()
 
 
+def angular_loss(outputs: Tensor, target: Tensor) -> Tensor:
+    """Angle in radians between raw outputs (P,3) and unit normals (P,3), averaged.
+
+    It is what normals are measured by; against 1 - cosine it minds large errors less.
+    """
+    cosine = F.cosine_similarity(outputs, target, dim=1)
+    # The slope of the arc cosine is infinite at its ends.
+    return torch.acos(cosine.clamp(-1 + 1e-4, 1 - 1e-4)).mean()
+
+
 @dataclass(frozen=True)
 class CompositeLoss:
     """The weighted sum of the tasks' losses.
@@ -94,6 +104,8 @@ class CompositeLoss:
         class_weights: Weights of the classes of a task, by task name.
         sharpness: Of :func:`smooth_class_scores`; 0 takes the scores of eq. 5.
         guidance: Share of a class loss that goes by the guide's best class in place of the label.
+        anchors: The network's own class anchors, if it has any.
+        angular: Normals have :func:`angular_loss` in place of :func:`cosine_loss`.
     """
 
     tasks: Sequence[str]
@@ -102,6 +114,8 @@ class CompositeLoss:
     class_weights: Mapping[str, Tensor]
     sharpness: float = 0.0
     guidance: float = 0.0
+    anchors: Sequence[ClassAnchors] = ()
+    angular: bool = False
 
     def __call__(
         self, composite: Tensor, sample: Sample, guides: Mapping[str, Tensor] | None = None
@@ -147,12 +161,13 @@ class CompositeLoss:
         if kind == "probability":
             return balanced_cross_entropy(outputs, label[mask])
         if kind == "normals":
-            return cosine_loss(outputs, label.permute(0, 2, 3, 1)[mask])
-        classes = len(get_task(name).classes)
+            compare = angular_loss if self.angular else cosine_loss
+            return compare(outputs, label.permute(0, 2, 3, 1)[mask])
+        points = task_anchors(get_task(name), self.anchors)
         if self.sharpness:
-            scores = smooth_class_scores(outputs, classes, self.sharpness)
+            scores = smooth_class_scores(outputs, points, self.sharpness)
         else:
-            scores = class_scores(outputs, classes)
+            scores = anchor_scores(outputs, points)
         weights = self.weights_of_classes(name, outputs.device)
         loss = focal_cross_entropy(scores, label[mask], self.gamma, weights)
         if guide is None or not self.guidance:

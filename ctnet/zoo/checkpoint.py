@@ -12,14 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ctnet.networks.composite import CompositeModel, ModelConfig, build
+from ctnet.networks.composite import CompositeModel, ModelConfig
+from ctnet.networks.palette_net import PaletteNetwork, build_network
 from ctnet.zoo.manifest import FORMAT, FileInfo
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_checkpoint(model: CompositeModel, folder: str | Path, half: bool = False) -> Path:
+def save_checkpoint(
+    model: CompositeModel | PaletteNetwork, folder: str | Path, half: bool = False
+) -> Path:
     """Writes a network's configuration and weights.
 
     Args:
@@ -50,8 +53,34 @@ def load_checkpoint(folder: str | Path) -> CompositeModel:
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If they cannot be read, are of a newer format, or do not fit each other.
+        ValueError: If they cannot be read, are of a newer format, do not fit each other, or are a
+            palette network's.
     """
+    network = load_network(folder)
+    if isinstance(network, PaletteNetwork):
+        raise ValueError(f"{folder} has a palette network; load it by ctnet.load_palette_network.")
+    return network
+
+
+def load_palette_checkpoint(folder: str | Path) -> PaletteNetwork:
+    """Does the same for a palette network.
+
+    Raises:
+        FileNotFoundError: If one of the two files is missing.
+        ValueError: If they cannot be read, are of a newer format, do not fit each other, or are
+            no palette network's.
+    """
+    network = load_network(folder)
+    if not isinstance(network, PaletteNetwork):
+        raise ValueError(
+            f"{folder} has a {network.config.system}, which proposes no palette; load it by "
+            "ctnet.load."
+        )
+    return network
+
+
+def load_network(folder: str | Path) -> CompositeModel | PaletteNetwork:
+    """Loads a checkpoint of either kind; see :func:`load_checkpoint`."""
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -59,7 +88,7 @@ def load_checkpoint(folder: str | Path) -> CompositeModel:
                 f"no {name} in {folder}; a checkpoint is a folder with {CONFIG_FILE} and "
                 f"{WEIGHTS_FILE}."
             )
-    model = build(_read_config(folder / CONFIG_FILE))
+    model = build_network(_read_config(folder / CONFIG_FILE))
     try:
         state = load_file(folder / WEIGHTS_FILE)
         model.load_state_dict(

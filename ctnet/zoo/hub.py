@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 
 from ctnet.networks.composite import CompositeModel
-from ctnet.zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, verify
+from ctnet.networks.palette_net import PaletteNetwork
+from ctnet.zoo.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_checkpoint,
+    load_palette_checkpoint,
+    verify,
+)
 from ctnet.zoo.manifest import ModelInfo, model_info
 
 EMBEDDED = Path(__file__).with_name("embedded")
@@ -35,6 +42,25 @@ def load(name: str = "ctn-r2", device: str | torch.device = "cpu") -> CompositeM
         FileNotFoundError: If files are missing.
     """
     return load_checkpoint(locate(name)).to(device)
+
+
+def load_palette_network(
+    name: str = "palette-r2", device: str | torch.device = "cpu"
+) -> PaletteNetwork:
+    """Loads a trained palette network: from an image to what to do where.
+
+    Args:
+        name: As for :func:`load`.
+        device: Where the network goes.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        ValueError: If the name is unknown, files are damaged, or it is no palette network.
+        FileNotFoundError: If files are missing.
+    """
+    return load_palette_checkpoint(locate(name)).to(device)
 
 
 def locate(name: str) -> Path:

@@ -15,15 +15,15 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from ctnet.evaluation.evaluate import HEADLINE
-from ctnet.evaluation.tables import metrics_table, read_results
-from ctnet.networks.composite import build
+from ctnet.evaluation.evaluate import headline_name
+from ctnet.evaluation.tables import metrics_table, palette_table, read_results
+from ctnet.networks.palette_net import PaletteNetwork, build_network
 from ctnet.training.config import TrainConfig
 from ctnet.zoo.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     file_info,
-    load_checkpoint,
+    load_network,
     parameter_count,
     save_checkpoint,
 )
@@ -49,9 +49,7 @@ tags: [composite-tasking, multi-task, semantic-segmentation, surface-normals, sa
 ```python
 import ctnet
 
-model = ctnet.load("{name}")
-prediction = model.predict("photo.jpg", "mosaic")
-prediction.save("out")
+{usage}
 ```
 
 ## Figures
@@ -71,6 +69,15 @@ Weights: {licence}. Stored as fp16; statistics of norms and task codes as fp32.
 """
 
 
+COMPOSITE_USAGE = """model = ctnet.load("{name}")
+prediction = model.predict("photo.jpg", "mosaic")
+prediction.save("out")"""
+
+PALETTE_USAGE = """network = ctnet.load_palette_network("{name}")
+palette = network.predict("photo.jpg")
+palette.save("palette.png")"""
+
+
 @dataclass(frozen=True)
 class Run:
     """A training run to publish.
@@ -79,11 +86,14 @@ class Run:
         folder: Folder of the run.
         hardware: What it ran on.
         note: What a reader must know of it, such as an early end; may be empty.
+        earlier: Folders of the runs that it went on from, the first one first, where they are
+            parts of the same training.
     """
 
     folder: Path
     hardware: str
     note: str = ""
+    earlier: tuple[Path, ...] = ()
 
     @property
     def weights(self) -> Path:
@@ -93,16 +103,19 @@ class Run:
 
     def training(self) -> dict[str, Any]:
         """Returns what the card and the manifest say of the training."""
-        run = json.loads((self.folder / "run.json").read_text("utf-8"))
-        config = TrainConfig.from_dict(run["config"])
+        folders = (*self.earlier, self.folder)
+        runs = [json.loads((folder / "run.json").read_text("utf-8")) for folder in folders]
+        configs = [TrainConfig.from_dict(run["config"]) for run in runs]
+        first = configs[0]
         facts = {
             "split": "train",
-            "image_size": config.size,
-            "batch_size": config.batch_size,
-            "steps": run["step"],
-            "seconds": run["seconds"],
-            "seed": config.seed,
-            "start": Path(config.init).stem if config.init else "ImageNet encoder",
+            "steps": ", then ".join(
+                f"{run['step']} × {config.batch_size} crops of {config.size} px"
+                for run, config in zip(runs, configs, strict=True)
+            ),
+            "seconds": sum(run["seconds"] for run in runs),
+            "seed": first.seed,
+            "start": Path(first.init).stem if first.init else "ImageNet encoder",
             "hardware": self.hardware,
         }
         return facts | ({"note": self.note} if self.note else {})
@@ -115,7 +128,7 @@ def export_run(run: Run, folder: str | Path) -> Path:
         The folder, for ``ctnet eval local-dir:FOLDER``.
     """
     config = json.loads((run.folder / "run.json").read_text("utf-8"))["config"]
-    model = build(TrainConfig.from_dict(config).model)
+    model = build_network(TrainConfig.from_dict(config).model)
     model.load_state_dict(load_file(run.weights), strict=True)
     return save_checkpoint(model, folder, half=True)
 
@@ -139,13 +152,16 @@ def register(
     measured = [r for r in read_results(results) if r.model == folder.name]
     if not measured:
         raise FileNotFoundError(f"no results for {folder.name} in {results}: run ctnet eval first.")
-    model = load_checkpoint(folder)
+    model = load_network(folder)
     config = json.loads((run.folder / "run.json").read_text("utf-8"))["config"]
     training = run.training()
+    proposes = isinstance(model, PaletteNetwork)
+    usage = PALETTE_USAGE if proposes else COMPOSITE_USAGE
     card = CARD.format(
         name=folder.name,
         summary=summary,
-        table=metrics_table(measured),
+        usage=usage.format(name=folder.name),
+        table=palette_table(measured) if proposes else metrics_table(measured),
         training="\n".join(f"- {name.replace('_', ' ')}: {x}" for name, x in training.items()),
         data=DATA,
         licence=LICENCE,
@@ -161,7 +177,9 @@ def register(
         data=DATA,
         training=training,
         metrics={
-            r.rule: {f"{task}.{HEADLINE[task]}": round(r.headline(task), 4) for task in r.scores}
+            r.rule: {
+                f"{task}.{headline_name(task)}": round(r.headline(task), 4) for task in r.scores
+            }
             for r in measured
         },
         files={name: file_info(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
@@ -178,11 +196,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="folder of the training run")
     parser.add_argument("folder", type=Path, help="folder of the checkpoint, .../NAME")
     parser.add_argument("--hardware", default="", help="what the run ran on")
+    parser.add_argument(
+        "--earlier", nargs="+", type=Path, default=[], help="runs that it went on from, in order"
+    )
     parser.add_argument("--note", default="", help="what a reader must know of the run")
     parser.add_argument("--summary", default="", help="what the model is, in a sentence")
     parser.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args(argv)
-    run = Run(args.run, args.hardware, args.note)
+    run = Run(args.run, args.hardware, args.note, tuple(args.earlier))
     if args.step == "export":
         export_run(run, args.folder)
     elif not args.hardware or not args.summary:

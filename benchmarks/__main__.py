@@ -1,0 +1,59 @@
+"""The command line: ``python -m benchmarks complexity | plot``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctnet.evaluation.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser of all measurements."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    default = Path("results") / COMPLEXITY_FILE
+
+    complexity = commands.add_parser(
+        "complexity", help="parameters, MACs, memory and time of CTN, MHN and STN"
+    )
+    complexity.set_defaults(run=_complexity)
+    complexity.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    complexity.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    complexity.add_argument("--out", type=Path, default=default, help="default: %(default)s")
+
+    plot = commands.add_parser("plot", help="draw what complexity measured")
+    plot.set_defaults(run=_plot)
+    plot.add_argument("--costs", type=Path, default=default, help="default: %(default)s")
+    plot.add_argument(
+        "--out", type=Path, default=Path("docs/complexity.png"), help="default: %(default)s"
+    )
+    return parser
+
+
+def _complexity(args: argparse.Namespace) -> None:
+    from benchmarks.complexity import measure
+
+    found = measure(rounds=args.rounds, threads=args.threads)
+    found.save(args.out)
+    print(complexity_table(found))
+    print(f"written: {args.out}")
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from benchmarks.plot import draw
+
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw(read_complexity(args.costs)).save(args.out, optimize=True)
+    print(f"written: {args.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one measurement."""
+    args = build_parser().parse_args(argv)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Measures how well a palette network finds the palette that a rule makes from true classes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from tqdm import tqdm
+
+from ctnet.evaluation.evaluate import EvalResult
+from ctnet.evaluation.metrics import ClassMetric
+from ctnet.networks.palette_net import PaletteNetwork
+from ctnet.rules import get_rule
+from ctnet.tasks import IGNORE
+from ctnet.training.datasets import CompositeDataset, LabelSource
+
+PALETTE = "palette"
+"""Name of the figures of a palette network in results."""
+
+
+@torch.inference_mode()
+def evaluate_palettes(
+    network: PaletteNetwork,
+    source: LabelSource,
+    rule: str = "R2",
+    name: str = "model",
+    limit: int | None = None,
+    progress: bool = True,
+) -> EvalResult:
+    """Measures a palette network by mIoU over the tasks (section 6.2).
+
+    Args:
+        network: Network in eval mode.
+        source: Photographs and labels; those with the best class maps count.
+        rule: Rule whose palettes are the truth; pixels without a class do not count.
+        name: Name of the network in the result.
+        limit: Most images, taken evenly; None takes all.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If the rule is unknown or does not map classes.
+    """
+    parsed = get_rule(rule, network.tasks)
+    if not parsed.needs_labels:
+        raise ValueError(f"rule {rule} makes palettes by chance, which no image can tell.")
+    sources = tuple(source.measured_on("seg", True))
+    fit = [
+        i for i in range(len(source.ids)) if source.origin(i) in sources and source.kind(i, "seg")
+    ]
+    if limit is not None and len(fit) > limit:
+        fit = [fit[k * len(fit) // limit] for k in range(limit)]
+    dataset = CompositeDataset(source, parsed, network.tasks)
+    metric = ClassMetric(len(network.tasks))
+    device = next(network.parameters()).device
+    for index in tqdm(fit, desc=f"{name} on {rule}", unit="image", disable=not progress):
+        sample = dataset[index]
+        found = network(sample.image.to(device)).argmax(0).cpu()
+        metric.update(found, sample.palette, sample.palette != IGNORE)
+    return EvalResult(
+        name,
+        parsed.name,
+        source.name,
+        source.split,
+        {PALETTE: sources},
+        {PALETTE: tuple(sorted({source.kind(i, "seg") for i in fit}))},
+        {PALETTE: asdict(metric.compute())},
+        0,
+    )

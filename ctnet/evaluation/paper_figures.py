@@ -1,0 +1,155 @@
+"""The paper's Tables 1 to 4 as data: rows, columns, figures, and what each row is in this zoo.
+
+Source: Popovic et al., CompositeTasking, CVPR 2021, Tables 1 to 4, on PASCAL-MT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the paper's tables.
+
+    Attributes:
+        task: Name of the task.
+        head: The column's head.
+        scale: Factor from our figure to the paper's unit (% or degrees).
+        lower: Whether lower is better, l = 1 in Delta_m.
+    """
+
+    task: str
+    head: str
+    scale: float = 1.0
+    lower: bool = False
+
+
+MEASURES = {
+    measure.task: measure
+    for measure in (
+        Measure("edges", "Edge odsF ↑", scale=100.0),
+        Measure("seg", "SemSeg mIoU ↑"),
+        Measure("parts", "Parts mIoU ↑"),
+        Measure("normals", "Normals mean ° ↓", lower=True),
+        Measure("saliency", "Sal mIoU ↑"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        names: The paper's names for it, one for each of the table's heads.
+        model: Our model's name.
+        rule: Rule that it is tested on.
+        paper: The paper's figures by column of the table.
+        paper_delta: The paper's Delta_m in %, None in a table without it.
+        baseline: Our model that Delta_m compares with, None in a table without it.
+    """
+
+    names: tuple[str, ...]
+    model: str
+    rule: str
+    paper: tuple[float, ...]
+    paper_delta: float | None = None
+    baseline: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return " on ".join(self.names)
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper.
+
+    Attributes:
+        number: Its number there.
+        title: What it shows.
+        heads: Heads of the columns that name a row.
+        tasks: Tasks in the order of the columns.
+        rows: Its rows.
+        pairs: Pairs of rows that a reader compares, by number: the first against the second.
+    """
+
+    number: int
+    title: str
+    heads: tuple[str, ...]
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    pairs: tuple[tuple[int, int], ...]
+
+
+def _system_rows(rule: str, *rows: tuple[str, str, tuple[float, ...], float]) -> tuple[Row, ...]:
+    return tuple(
+        Row((name,), model, rule, paper, delta, "stn-s") for name, model, paper, delta in rows
+    )
+
+
+PAPER_TABLES = (
+    PaperTable(
+        1,
+        "tested on S",
+        ("Trained",),
+        ("edges", "seg", "parts", "normals", "saliency"),
+        _system_rows(
+            "S",
+            ("S STN", "stn-s", (69.50, 63.69, 58.76, 15.58, 69.38), 0.0),
+            ("S MHN", "mhn-s", (68.10, 60.77, 54.21, 16.44, 67.21), -4.60),
+            ("R1 STN", "stn-r1", (68.30, 59.82, 49.88, 16.07, 69.94), -5.05),
+            ("R1 MHN", "mhn-r1", (67.70, 61.64, 52.84, 16.40, 67.70), -4.71),
+            ("R1 CTN", "ctn-r1", (68.60, 62.45, 52.59, 16.93, 67.81), -4.93),
+        ),
+        ((1, 0), (2, 0), (4, 2), (4, 3), (4, 0)),
+    ),
+    PaperTable(
+        2,
+        "tested on R2",
+        ("Trained",),
+        ("edges", "seg", "parts", "normals", "saliency"),
+        _system_rows(
+            "R2",
+            ("S STN", "stn-s", (65.80, 79.32, 56.21, 14.75, 73.23), 0.0),
+            ("S MHN", "mhn-s", (64.60, 73.94, 50.65, 15.68, 71.01), -5.57),
+            ("R1 STN", "stn-r1", (64.80, 74.12, 44.81, 15.42, 73.22), -6.58),
+            ("R1 MHN", "mhn-r1", (65.20, 75.97, 49.07, 15.62, 71.74), -5.15),
+            ("R1 CTN", "ctn-r1", (62.30, 76.73, 48.87, 16.45, 71.40), -7.13),
+            ("R2 STN", "stn-r2", (63.90, 83.91, 59.63, 17.13, 70.04), -2.30),
+            ("R2 MHN", "mhn-r2", (64.40, 83.71, 58.44, 17.44, 67.02), -3.87),
+            ("R2 CTN", "ctn-r2", (69.20, 84.70, 59.74, 18.12, 67.95), -2.37),
+        ),
+        ((4, 3), (5, 2), (6, 3), (7, 4), (7, 5), (7, 6), (7, 0)),
+    ),
+    PaperTable(
+        3,
+        "CTN across rules; Delta_m against R3 on R3 and R2 on R2",
+        ("Trained", "Tested"),
+        ("edges", "parts", "normals", "saliency"),
+        (
+            Row(("R3", "R3"), "ctn-r3", "R3", (70.20, 61.19, 18.34, 75.35), 0.0, "ctn-r3"),
+            Row(("R2", "R3"), "ctn-r2", "R3", (69.70, 59.41, 20.11, 65.21), -6.68, "ctn-r3"),
+            Row(("R2→R3", "R3"), "ctn-r2-r3", "R3", (69.70, 60.91, 18.68, 75.00), -0.87, "ctn-r3"),
+            Row(("R2", "R2"), "ctn-r2", "R2", (69.20, 59.74, 18.12, 67.95), 0.0, "ctn-r2"),
+            Row(("R2→R3", "R2"), "ctn-r2-r3", "R2", (69.40, 60.84, 17.95, 68.31), 0.90, "ctn-r2"),
+        ),
+        ((1, 0), (2, 1), (2, 0), (4, 3)),
+    ),
+    PaperTable(
+        4,
+        "CTN on random palettes",
+        ("Trained", "Tested"),
+        ("seg", "parts", "normals", "saliency"),
+        (
+            Row(("R1", "S"), "ctn-r1", "S", (62.45, 52.59, 16.93, 67.81)),
+            Row(("R1", "Rrnd"), "ctn-r1", "Rrnd", (35.89, 21.11, 64.36, 66.71)),
+            Row(("Rrnd", "Rrnd"), "ctn-rnd", "Rrnd", (59.58, 52.28, 17.16, 67.60)),
+            Row(("Rrnd", "S"), "ctn-rnd", "S", (52.26, 51.88, 22.65, 65.34)),
+        ),
+        ((1, 0), (2, 1), (3, 0), (3, 2)),
+    ),
+)
+"""Tables 1 to 4 of the paper (Popovic et al., CVPR 2021) on PASCAL-MT."""

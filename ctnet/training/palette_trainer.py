@@ -1,0 +1,92 @@
+"""Trains a palette network: the classes are the tasks that a rule asks for (section 6.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctnet.evaluation.palettes import PALETTE, evaluate_palettes
+from ctnet.networks.composite import CTN, build
+from ctnet.networks.palette_net import PaletteNetwork, palette_network_from
+from ctnet.rules import Rule
+from ctnet.tasks import IGNORE
+from ctnet.training.config import TrainConfig
+from ctnet.training.datasets import Sample, open_source
+from ctnet.training.loop import State, TrainingLoop
+from ctnet.training.losses import balanced_class_weights
+
+START_TASK = "seg"
+"""Task of a CTN whose features a palette network starts from."""
+
+
+class PaletteTrainer(TrainingLoop[PaletteNetwork]):
+    """Trains the palette network of a configuration by the cross-entropy of its palettes.
+
+    Arguments are those of :class:`~.loop.TrainingLoop`; the rule must map classes. A run that
+    starts from a CTN of the same encoder, decoder and tasks starts from what that does for the
+    task ``seg``.
+
+    Raises:
+        ValueError: If the rule makes palettes by chance, or the configuration is another network's.
+    """
+
+    def _build(self, pretrained_encoder: bool) -> PaletteNetwork:
+        return PaletteNetwork(self.config.model, pretrained_encoder)
+
+    def _start(self, weights: State) -> State:
+        if "representation.codes" not in weights:
+            return weights
+        model = cast(CTN, build(replace(self.config.model, system="ctn")))
+        model.load_state_dict(weights, strict=True)
+        return palette_network_from(model, START_TASK)
+
+    def _prepare(self, heads: State | None) -> None:
+        rule = self.dataset.rule
+        if rule is None or not rule.needs_labels:
+            raise ValueError(f"rule {self.config.rule} makes palettes that no image can tell.")
+        self.class_weights = self._task_weights(rule) if self.config.class_power else None
+
+    def _task_weights(self, rule: Rule) -> Tensor:
+        table = torch.from_numpy(rule.table(self.model.tasks)).long()
+        counts = torch.zeros(IGNORE + 1, dtype=torch.int64)
+        for index in range(len(self.dataset)):
+            classes = self.dataset.raw(index).get("seg")
+            if classes is not None:
+                ids = table[torch.from_numpy(classes).long().flatten()]
+                counts += torch.bincount(ids, minlength=IGNORE + 1)
+        counts = counts[: len(self.model.tasks)]
+        return balanced_class_weights(counts, self.config.class_power).to(self.device)
+
+    def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
+        image = sample.image.contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            scores = self.model(image)
+        asked = sample.palette != IGNORE
+        if not bool(asked.any()):
+            return scores.new_zeros(()), {}
+        loss = F.cross_entropy(
+            scores.float(), sample.palette, self.class_weights, ignore_index=IGNORE
+        )
+        return loss, {PALETTE: float(loss.detach())}
+
+
+def palette_validator(config: TrainConfig) -> Callable[[PaletteNetwork], Mapping[str, float]]:
+    """Builds the measure of a run: ``score`` is the mIoU of the palettes on ``val``.
+
+    Raises:
+        FileNotFoundError: If the data set is not there.
+        ValueError: If it has no split ``val``.
+    """
+    source = open_source(config.layout, config.data, "val")
+    limit = config.validate_images or None
+
+    def measure(network: PaletteNetwork) -> Mapping[str, float]:
+        result = evaluate_palettes(network, source, config.rule, limit=limit, progress=False)
+        return {"score": result.headline(PALETTE)}
+
+    return measure

@@ -1,0 +1,43 @@
+"""Moves ctn-r2 to the rule ``indoor.toml`` and measures before and after, like the paper's Table 3.
+
+Run from the root of the repository: ``python examples/new_rule.py --data ~/data/compositemt``.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import ctnet
+from ctnet.evaluation.tables import metrics_table, replace_marked
+from ctnet.training.finetune import compare, finetune
+
+RULE = str(Path(__file__).with_name("indoor.toml"))
+PAGE = Path(__file__).parent.parent / "docs" / "adapting.md"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fine-tunes, measures, and writes the results and the table of docs/adapting.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="~/data/compositemt")
+    parser.add_argument("--model", default="ctn-r2")
+    parser.add_argument("--recipe", default="finetune")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--out", type=Path, default=Path("runs/indoor"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--page", type=Path, default=PAGE)
+    args = parser.parse_args(argv)
+
+    tuned = finetune(args.model, RULE, args.data, args.out, args.recipe, steps=args.steps)
+    results = compare(ctnet.load(args.model), tuned, RULE, args.data)
+
+    run = json.loads((args.out / "run.json").read_text())
+    for result in results:
+        result.save(args.results)
+    note = f"{run['step']} steps in {run['seconds'] / 60:.0f} minutes."
+    text = replace_marked(args.page.read_text(), "new-rule", f"{metrics_table(results)}\n\n{note}")
+    args.page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
