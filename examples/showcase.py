@@ -17,6 +17,8 @@ ROWS = (
 )
 CELL = (300, 300)
 GAP = 8
+SEED = 42
+"""Of the mosaic: one that has four different tasks."""
 
 
 def cell(picture: Image.Image) -> Image.Image:
@@ -38,13 +40,9 @@ def main() -> None:
     for row, (file, palettes) in enumerate(ROWS):
         photo = HERE / file
         pictures = [Image.open(photo)]
-        classes = general.predict(photo, "single:seg").labels["seg"]
         for name in palettes:
-            if name == "R2":
-                palette = ctnet.get_rule(name).palette(classes.shape, labels=classes)
-                pictures.append(semantic.predict(photo, palette).draw())
-            else:
-                pictures.append(general.predict(photo, name, seed=1).draw())
+            model = semantic if name == "R2" else general
+            pictures.append(model.predict(photo, name, seed=SEED).draw())
         for column, picture in enumerate(pictures):
             sheet.paste(cell(picture), (column * (CELL[0] + GAP), row * (CELL[1] + GAP)))
     OUT.parent.mkdir(exist_ok=True)

@@ -365,6 +365,8 @@ def _initial_weights(init: str | None) -> tuple[State | None, State | None]:
         return state["average"], state["auxiliary"]
     if init.endswith(".safetensors"):
         return load_file(init), None
+    if "/" in init and ":" not in init:
+        raise FileNotFoundError(f"no run at {init} to start from: train it first.")
     from ctnet.zoo import load
 
     return load(init).state_dict(), None
