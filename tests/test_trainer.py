@@ -335,6 +335,11 @@ def test_init_from_a_file(
         Trainer(replace(config, init=str(tmp_path / "none.safetensors")), tmp_path / "missing")
 
 
+def test_init_from_a_run_that_is_missing(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run at runs/absent"):
+        Trainer(replace(config, init="runs/absent"), tmp_path)
+
+
 def test_init_from_a_run_takes_its_auxiliary_heads(config: TrainConfig, tmp_path: Path) -> None:
     config = replace(config, auxiliary=1.0, average=0.5)
     first = Trainer(config, tmp_path / "first")
@@ -351,11 +356,6 @@ def test_init_from_a_run_takes_its_auxiliary_heads(config: TrainConfig, tmp_path
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_init_from_a_run_that_is_missing(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no run at runs/absent"):
-        Trainer(replace(config, init="runs/absent"), tmp_path)
-
-
 def test_non_finite_gradients_leave_the_weights(
     config: TrainConfig, tmp_path: Path, poison: float
 ) -> None:

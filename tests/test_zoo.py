@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -9,8 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ctnet
-from ctnet.networks.composite import ModelConfig, build
-from ctnet.zoo.checkpoint import file_info, load_checkpoint, parameter_count, save_checkpoint
+from ctnet.networks.composite import ModelConfig
+from ctnet.networks.palette_net import PaletteNetwork, build_network
+from ctnet.zoo.checkpoint import (
+    file_info,
+    load_checkpoint,
+    load_network,
+    parameter_count,
+    save_checkpoint,
+)
 from ctnet.zoo.hub import EMBEDDED, locate
 from ctnet.zoo.manifest import MANIFEST, ModelInfo, read_manifest
 
@@ -22,7 +30,7 @@ def palette(size, seed=0):
 
 
 def test_the_zoo_has_the_models_of_the_readme():
-    assert {"ctn-r1", "ctn-r2"} <= set(NAMES)
+    assert {"ctn-r1", "ctn-r2", "palette-r2"} <= set(NAMES)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -32,7 +40,15 @@ def entry(request):
 
 @pytest.fixture(scope="module")
 def model(entry):
-    return ctnet.load(entry.name)
+    return load_network(locate(entry.name))
+
+
+def test_the_public_loaders_take_each_its_own_kind(entry):
+    kinds = {True: ctnet.load_palette_network, False: ctnet.load}
+    proposes = entry.config["system"] == "palette"
+    assert isinstance(kinds[proposes](entry.name), PaletteNetwork) == proposes
+    with pytest.raises(ValueError, match=r"load it by ctnet\.load"):
+        kinds[not proposes](entry.name)
 
 
 def test_manifest_tells_the_truth_about_the_network(entry, model):
@@ -45,12 +61,12 @@ def test_manifest_tells_the_truth_about_the_files(entry):
     folder = locate(entry.name)
     for name, info in entry.files.items():
         assert file_info(folder / name) == info
-    assert (folder / "README.md").read_text().count(f'ctnet.load("{entry.name}")') == 1
+    assert (folder / "README.md").read_text().count(f'("{entry.name}")') == 1
 
 
 def test_stored_weights_are_half_precision_and_finite(entry):
     state = load_file(locate(entry.name) / "model.safetensors")
-    parameters = dict(build(ModelConfig.from_dict(entry.config)).named_parameters())
+    parameters = dict(build_network(ModelConfig.from_dict(entry.config)).named_parameters())
     for name, value in state.items():
         assert torch.isfinite(value).all(), name
         assert (value.dtype == torch.float16) == (name in parameters), name
@@ -59,6 +75,10 @@ def test_stored_weights_are_half_precision_and_finite(entry):
 @pytest.mark.parametrize("size", [(64, 96), (50, 33)])
 def test_predictions_are_deterministic_and_follow_the_palette(model, size):
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    if isinstance(model, PaletteNetwork):
+        with torch.no_grad():
+            assert torch.equal(model(image), model(image))
+        return
     asked = palette(size)
     with torch.no_grad():
         first, again = model(image, asked), model(image, asked)
@@ -170,8 +190,9 @@ import socket, sys
 def refuse(*a, **k): raise OSError("no network in this test")
 socket.socket.connect = refuse
 import ctnet, numpy as np
-for name in ctnet.list_models():
-    ctnet.load(name).predict(np.zeros((40, 50, 3), np.uint8), "mosaic")
+for name in ctnet.list_models("[!p]*"):
+    for palette in ("mosaic", "auto"):
+        ctnet.load(name).predict(np.zeros((40, 50, 3), np.uint8), palette)
 print("torchvision" in sys.modules, "huggingface_hub" in sys.modules)
 """
     assert run(code).split() == ["False", "False"]
@@ -193,3 +214,14 @@ model = torch.hub.load({str(checkout)!r}, {entry_point!r}, source="local", trust
 print(tuple(model(torch.rand(3, 40, 50), torch.zeros(40, 50, dtype=torch.long)).shape))
 """
     assert run(code, tmp_path).strip() == "(3, 40, 50)"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_has_an_entry_point_for_torch_hub(name):
+    spec = importlib.util.spec_from_file_location("hubconf", MANIFEST.parents[2] / "hubconf.py")
+    if not (MANIFEST.parents[2] / "hubconf.py").exists():
+        pytest.skip("an installed package has no hubconf.py")
+    hubconf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hubconf)
+    network = getattr(hubconf, name.replace("-", "_"))()
+    assert parameter_count(network) == ctnet.model_info(name).parameters
