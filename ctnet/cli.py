@@ -372,7 +372,9 @@ def _finetune(args: argparse.Namespace) -> int:
     print(f"weights: {args.out / CHECKPOINT}")
     for result in compare(before, after, args.rule, args.data, limit=args.limit):
         figures = (f"{task} {result.headline(task):.3f}" for task in result.scores)
-        print(f"{result.model:<8}{', '.join(figures)}")
+        print(
+            f"{result.model:<8}{', '.join(figures) or 'nothing that the rule asks for is labelled'}"
+        )
         print(f"  written: {result.save(args.out)}")
     return 0
 

@@ -68,6 +68,13 @@ class Rule:
         """Whether palettes depend on a class map of the image."""
         return self.kind == "semantic"
 
+    def requested(self, tasks: Sequence[str] = DEFAULT_TASKS) -> tuple[str, ...]:
+        """Returns the tasks, of those given, that the rule can ask for."""
+        if self.kind in ("mosaic", "random"):
+            return tuple(tasks)
+        wanted = {self.task, *(task for _, task in self.mapping)}
+        return tuple(task for task in tasks if task in wanted)
+
     def table(self, tasks: Sequence[str] = DEFAULT_TASKS) -> npt.NDArray[np.uint8]:
         """Returns the task id of each class id (256,), 255 where nothing is asked.
 

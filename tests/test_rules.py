@@ -279,3 +279,17 @@ class TestFiles:
         path = tmp_path / "any.toml"
         path.write_text('a = 1\n[b]\nc = "d"')
         assert read_mapping(path) == {"a": 1, "b": {"c": "d"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "requested"),
+    [
+        ("R1", DEFAULT_TASKS),
+        ("Rrnd", DEFAULT_TASKS),
+        ("R2", DEFAULT_TASKS),
+        ("R3", ("parts", "edges", "saliency", "normals")),
+        ("single:normals", ("normals",)),
+    ],
+)
+def test_rules_tell_what_they_can_ask_for(name, requested):
+    assert get_rule(name).requested() == requested

@@ -72,8 +72,8 @@ class EvalResult:
         return float(self.scores[task][headline_name(task)])
 
     def save(self, folder: str | Path) -> Path:
-        """Writes ``MODEL_RULE.json`` and returns its path."""
-        path = Path(folder) / f"{self.model}_{self.rule}.json"
+        """Writes ``MODEL_RULE.json`` and returns its path; a rule's colon becomes a dash."""
+        path = Path(folder) / f"{self.model}_{self.rule.replace(':', '-')}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_rounded(asdict(self)), indent=1, allow_nan=False)
         path.write_text(text + "\n")
@@ -177,7 +177,8 @@ def evaluate(
     """
     parsed = None if rule == S else _find_rule(rule, model.tasks)
     semantic = parsed is not None and parsed.needs_labels
-    by_task = {task: tuple(source.measured_on(task, semantic)) for task in model.tasks}
+    names = model.tasks if parsed is None else parsed.requested(model.tasks)
+    by_task = {task: tuple(source.measured_on(task, semantic)) for task in names}
     plan = _plan(source, by_task, limit)
     dataset = CompositeDataset(source, parsed, model.tasks)
     evaluator = Evaluator(model.tasks, edge_thresholds)
