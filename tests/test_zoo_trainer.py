@@ -9,6 +9,7 @@ import torch
 import ctnet
 from ctnet.cli import main
 from ctnet.networks.composite import ModelConfig
+from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.config import RECIPES, TrainConfig
 from ctnet.training.datasets import CompositeDataset, open_source, sampling_weights
 from ctnet.training.device_data import DeviceData, SharedBatches
@@ -147,6 +148,20 @@ def test_the_zoo_trains_and_goes_on(small, tmp_path):
     before = {name: (tmp_path / name / "state.pt").stat().st_mtime_ns for name in names}
     assert dict(train_zoo(tmp_path, names, **small)) == first
     assert before == {name: (tmp_path / name / "state.pt").stat().st_mtime_ns for name in names}
+
+
+def test_the_zoo_decodes_every_photograph_once(small, tmp_path, monkeypatch):
+    loaded = []
+    load = CompositeMTMini.load
+
+    def counting(self, index):
+        if self.split == "train":
+            loaded.append(index)
+        return load(self, index)
+
+    monkeypatch.setattr(CompositeMTMini, "load", counting)
+    list(train_zoo(tmp_path, ["ctn-r1", "mhn-r2", "ctn-r3"], **small))
+    assert sorted(loaded) == [0, 1, 2]
 
 
 def test_unknown_names_of_the_zoo(tmp_path):

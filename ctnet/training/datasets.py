@@ -19,6 +19,7 @@ from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.derived import DERIVATIONS, DerivedLabels
 from ctnet.training.pascal_mt import PascalMT
 from ctnet.training.transforms import Normals, Strength, Validity, as_training_tensors
+from ctnet.training.wrapped import CachedSource
 
 LABEL_TYPES = {"classes": tv_tensors.Mask, "probability": Strength, "normals": Normals}
 
@@ -148,7 +149,7 @@ class CompositeDataset(Dataset[Sample]):
             is missing. None asks for nothing.
         tasks: Names of the tasks by id.
         transform: Joint augmentation; None keeps the image as it is.
-        cache: Keep decoded files in memory.
+        cache: Keep decoded files in memory, unless the source does so already.
         task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers by
             name; 1 where none is given.
         mosaic_share: Share of samples whose palette is a mosaic (R1) whatever the rule, so that a
@@ -167,22 +168,18 @@ class CompositeDataset(Dataset[Sample]):
     ) -> None:
         self.mosaic_share = mosaic_share
         self.task_shares = task_shares or {}
-        self.source = source
+        shared = isinstance(source, CachedSource)
+        self.source = CachedSource(source) if cache and not shared else source
         self.rule = rule
         self.tasks = tuple(tasks)
         self.transform = transform
-        self._cache: dict[int, dict[str, np.ndarray]] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self.source.ids)
 
     def raw(self, index: int) -> dict[str, np.ndarray]:
         """Returns the files of a sample, decoded, as :meth:`LabelSource.load` gives them."""
-        if self._cache is None:
-            return self.source.load(index)
-        if index not in self._cache:
-            self._cache[index] = self.source.load(index)
-        return self._cache[index]
+        return self.source.load(index)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         index, seed = key if isinstance(key, tuple) else (key, key)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctnet.tasks import IGNORE, TaskSpec, register_task
+from ctnet.training.wrapped import WrappedSource
 
 if TYPE_CHECKING:
     from ctnet.training.datasets import LabelSource
@@ -43,7 +44,7 @@ DERIVATIONS = {
 """The derivations that come with ctnet, by task; ``foreground`` is wherever a VOC object is."""
 
 
-class DerivedLabels:
+class DerivedLabels(WrappedSource):
     """A label source with labels for one task more; see :class:`~.datasets.LabelSource`.
 
     Args:
@@ -52,41 +53,26 @@ class DerivedLabels:
     """
 
     def __init__(self, source: LabelSource, derivation: Derivation) -> None:
+        super().__init__(source)
         register_task(derivation.task)
-        self._source = source
         self._derivation = derivation
-        self.name = source.name
-        self.split = source.split
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the images."""
-        return self._source.ids
 
     def load(self, index: int) -> dict[str, np.ndarray]:
         """Reads an image and its labels, the derived one among them where its origin exists."""
-        found = self._source.load(index)
+        found = super().load(index)
         origin, name = self._derivation.origin, self._derivation.task.name
         if origin in found:
             found[name], valid = self._derivation.make(found[origin])
             found[f"{name}.valid"] = valid & found.get(f"{origin}.valid", valid)
         return found
 
-    def origin(self, index: int) -> str:
-        """Returns the name of the source that an image is from."""
-        return self._source.origin(index)
-
     def kind(self, index: int, task: str) -> str:
         """Returns the kind of a label; a derived one is as true as its origin."""
-        return self._source.kind(index, self._origin(task))
+        return super().kind(index, self._origin(task))
 
     def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
         """Returns the sources with the best labels."""
-        return self._source.measured_on(self._origin(task), semantic)
-
-    def annotators(self, index: int) -> list[np.ndarray] | None:
-        """Returns the boundaries that each human drew, where they are known."""
-        return self._source.annotators(index)
+        return super().measured_on(self._origin(task), semantic)
 
     def _origin(self, task: str) -> str:
         return self._derivation.origin if task == self._derivation.task.name else task

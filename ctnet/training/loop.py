@@ -188,7 +188,7 @@ class TrainingLoop(ABC, Generic[Network]):
         weights = sampling_weights(self.dataset, config.repeat_threshold, config.source_weights)
         steps = range(self.step, config.steps)
         sampler = StepSampler(weights, config.batch_size, steps, config.seed)
-        if config.device_data:
+        if config.device_data and steps:
             data = DeviceData(self.dataset.source, config.model.tasks, self.device)
             shared = SharedBatches(data, config, weights)
             return (self.request(shared[step], step) for step in steps)

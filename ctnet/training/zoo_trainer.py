@@ -17,6 +17,7 @@ from ctnet.training.device_data import DeviceData, SharedBatches
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
 from ctnet.training.trainer import Trainer
+from ctnet.training.wrapped import CachedSource
 from ctnet.zoo.checkpoint import save_checkpoint
 
 GROUPS = (
@@ -73,13 +74,14 @@ def train_zoo(
         if name not in known:
             raise ValueError(f"the zoo has no recipe {name!r}{nearest(name, known)}")
     data: DeviceData | None = None
+    source: LabelSource | None = None
     for group in GROUPS:
         names = [name for name in group if only is None or name in only]
         configs = [_config(name, out, changes) for name in names]
         if not configs:
             continue
         first = configs[0]
-        source = open_source(first.layout, first.data, "train")
+        source = source or CachedSource(open_source(first.layout, first.data, "train"))
         loops = [create_loop(config, out / config.name, source) for config in configs]
         if any(loop.step < loop.config.steps for loop in loops):
             data = data or DeviceData(source, first.model.tasks, pick_device(first.device))
