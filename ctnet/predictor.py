@@ -30,7 +30,8 @@ from ctnet.rules import Rule, get_rule
 from ctnet.tasks import get_task
 
 if TYPE_CHECKING:
-    from ctnet.networks.composite import CompositeModel, Features
+    from ctnet.networks.composite import CompositeModel
+    from ctnet.networks.features import Features
 
 __all__ = ["DEFAULT_LONG_SIDE", "ImageLike", "PaletteLike", "Prediction", "predict"]
 

@@ -14,13 +14,12 @@ from ctnet.networks.composite import (
     CTN,
     MHN,
     STN,
-    Features,
     ModelConfig,
     build,
     create,
-    pad_to_grid,
 )
 from ctnet.networks.decoder import DECODERS, DecoderConfig, get_decoder_config
+from ctnet.networks.features import Features, pad_to_grid
 from ctnet.palette import Palette
 from ctnet.tasks import DEFAULT_TASKS
 
@@ -322,6 +321,35 @@ class TestRequests:
         for k, task in enumerate(model.tasks):
             composite = model(image, Palette.single(task, (32, 32), model.tasks))
             torch.testing.assert_close(composite, answers[k], rtol=1e-4, atol=1e-5)
+
+
+class TestFeatures:
+    @pytest.mark.parametrize("known", [False, True])
+    def test_some_images_of_a_batch(self, model, make_ids, known):
+        image, palette = picture(3, 3, 40, 50), make_ids("mosaic", (3, 40, 50))
+        features = model.encode(image)
+        if known:
+            model.decode(features, palette)
+        expected = model(image, palette)
+        for rows in (torch.tensor([True, False, True]), torch.tensor([2, 0])):
+            found = model.decode(features.select(rows), palette[rows])
+            torch.testing.assert_close(found, expected[rows], rtol=1e-4, atol=1e-5)
+
+    def test_an_stn_encodes_what_is_asked_once(self, make_model):
+        model = make_model("stn")
+        ran = []
+        for k, network in enumerate(model.networks):
+            network.encoder.register_forward_hook(lambda *_, k=k: ran.append(k))
+        features = model.encode(picture(1, 3, 32, 32))
+        assert ran == []
+        for task in (3, 1, 3):
+            model.decode(features, torch.full((32, 32), task))
+        assert ran == [3, 1]
+        assert [len(pyramid) for pyramid in features.pyramids] == [5] * 5
+        assert ran == [3, 1, 0, 2, 4]
+        assert features.pyramids[1:3] == [features.pyramids[1], features.pyramids[-3]]
+        with pytest.raises(IndexError):
+            features.pyramids[5]
 
 
 class TestErrors:

@@ -11,7 +11,8 @@ from ctnet import predictor
 from ctnet.cli import main
 from ctnet.evaluation.palettes import evaluate_palettes
 from ctnet.networks.composite import ModelConfig, build, create
-from ctnet.networks.palette_net import PaletteNetwork, build_network, palette_network_from
+from ctnet.networks.from_ctn import adapt_weights
+from ctnet.networks.palette_net import PaletteNetwork, build_network
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import open_source
@@ -55,32 +56,6 @@ def test_scores_at_every_pixel(network, size):
         torch.testing.assert_close(network(image[0]), scores[0], rtol=0, atol=1e-5)
         fractions = network.fractions(image)
     torch.testing.assert_close(fractions.sum(1), torch.ones(2, *size))
-
-
-@pytest.mark.parametrize("task", DEFAULT_TASKS)
-def test_a_specialized_decoder_does_what_the_ctn_does(make_model, task):
-    model = make_model().double()
-    number = DEFAULT_TASKS.index(task)
-    image = torch.rand(2, 3, 64, 96, dtype=torch.float64)
-    with torch.inference_mode():
-        features = model.encode(image)
-        plain = model.decoder.specialize(model.representation()[number])
-        found = plain(features.image, features.pyramids[0], None)
-        expected = model.decode(features, torch.full((64, 96), number))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-
-
-def test_start_from_a_ctn(make_model, network):
-    model = make_model()
-    network.load_state_dict(palette_network_from(model, "seg"), strict=True)
-    image = torch.rand(1, 3, 64, 96)
-    seen = []
-    for decoder in (network.decoder, model.decoder):
-        decoder.stages[-1].register_forward_hook(lambda *args: seen.append(args[2]))
-    with torch.inference_mode():
-        assert not network(image).any()
-        model(image, torch.zeros(64, 96, dtype=torch.int64))
-    torch.testing.assert_close(*seen, rtol=0, atol=1e-5)
 
 
 def test_gradients_of_the_composite_reach_the_palette(make_model, network):
@@ -177,7 +152,7 @@ def test_training_learns_what_the_rule_asks(train_config, write_photographs, tmp
 def test_training_starts_from_a_ctn_and_from_a_palette_network(train_config, make_model, tmp_path):
     model = make_model()
     trainer = PaletteTrainer(train_config, tmp_path / "a", weights=model.state_dict())
-    start = palette_network_from(model, "seg")
+    start = adapt_weights(model.state_dict(), train_config.model)
     assert all(torch.equal(start[k], v) for k, v in trainer.model.state_dict().items())
     again = PaletteTrainer(train_config, tmp_path / "b", weights=start)
     assert all(torch.equal(start[k], v) for k, v in again.model.state_dict().items())

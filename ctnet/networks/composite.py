@@ -8,7 +8,6 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctnet.decoding import ClassAnchors, Point
@@ -21,15 +20,13 @@ from ctnet.networks.decoder import (
     DecoderConfig,
     get_decoder_config,
 )
-from ctnet.networks.encoders import create_encoder, normalize
+from ctnet.networks.encoders import Encoder, create_encoder, normalize
+from ctnet.networks.features import Features, Pyramids, pad_to_grid, prepare_image
 from ctnet.palette import Palette
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskSpec, get_task, nearest, register_task
 
 if TYPE_CHECKING:
     from ctnet.predictor import ImageLike, PaletteLike, Prediction
-
-GRID = LEVELS[-1]
-"""Images are padded inside the model to multiples of this."""
 
 System = Literal["ctn", "mhn", "stn", "palette"]
 
@@ -143,53 +140,6 @@ class ModelConfig:
         return cls(**values, anchors=tuple(anchors))
 
 
-@dataclass(frozen=True)
-class Features:
-    """An encoded image, ready for any number of palettes.
-
-    Attributes:
-        image: Normalised, padded image (N,3,H',W').
-        pyramids: The features at strides 2 to 32, one list for each encoder.
-        size: Height and width before padding.
-    """
-
-    image: Tensor
-    pyramids: tuple[list[Tensor], ...]
-    size: tuple[int, int]
-
-
-def pad_to_grid(x: Tensor) -> Tensor:
-    """Repeats the last row and column of (N,C,H,W) up to multiples of 32."""
-    height, width = x.shape[-2:]
-    bottom, right = -height % GRID, -width % GRID
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def prepare_image(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """Checks an image and pads it to multiples of 32.
-
-    Args:
-        image: RGB in [0, 1] (N,3,H,W) or (3,H,W), float, any size.
-        dtype: Type of the result.
-
-    Returns:
-        The padded batch (N,3,H',W').
-
-    Raises:
-        ValueError: If the shape or type is another.
-    """
-    if image.ndim == 3:
-        image = image[None]
-    if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
-        raise ValueError(f"an image is (N,3,H,W) or (3,H,W); got {tuple(image.shape)}.")
-    if not image.is_floating_point():
-        raise ValueError(
-            f"an image is float RGB in [0, 1]; got {image.dtype}. Divide 8-bit values by 255, "
-            "or use model.predict, which takes any image."
-        )
-    return pad_to_grid(image.to(dtype))
-
-
 class CompositeModel(nn.Module):
     """A network that does each task where a palette asks for it.
 
@@ -205,7 +155,7 @@ class CompositeModel(nn.Module):
     def _build(self, pretrained_encoder: bool) -> None:
         raise NotImplementedError
 
-    def _encode(self, image: Tensor) -> tuple[Tensor, tuple[list[Tensor], ...]]:
+    def _encoders(self) -> Sequence[Encoder]:
         raise NotImplementedError
 
     def _decode(self, features: Features, palette: Tensor) -> Tensor:
@@ -233,7 +183,12 @@ class CompositeModel(nn.Module):
         Raises:
             ValueError: If the shape or type is another.
         """
-        padded, pyramids = self._encode(prepare_image(image, next(self.parameters()).dtype))
+        encoders = self._encoders()
+        padded = prepare_image(image, next(self.parameters()).dtype)
+        padded = normalize(padded, encoders[0].mean, encoders[0].std)
+        # One of many encoders waits until its task is asked for.
+        known = {0: encoders[0](padded)} if len(encoders) == 1 else {}
+        pyramids = Pyramids(padded, encoders, known)
         return Features(padded, pyramids, (image.shape[-2], image.shape[-1]))
 
     def decode(self, features: Features, palette: Tensor | Palette) -> Tensor:
@@ -357,9 +312,8 @@ class CTN(CompositeModel):
         )
         self.decoder = Decoder(config, encoder.channels, conditioned=True)
 
-    def _encode(self, image: Tensor) -> tuple[Tensor, tuple[list[Tensor], ...]]:
-        image = normalize(image, self.encoder.mean, self.encoder.std)
-        return image, (self.encoder(image),)
+    def _encoders(self) -> Sequence[Encoder]:
+        return [self.encoder]
 
     def _decode(self, features: Features, palette: Tensor) -> Tensor:
         embeddings = self.representation()
@@ -403,9 +357,8 @@ class MHN(_PerTaskModel):
             Decoder(config, encoder.channels, conditioned=False) for _ in self.tasks
         )
 
-    def _encode(self, image: Tensor) -> tuple[Tensor, tuple[list[Tensor], ...]]:
-        image = normalize(image, self.encoder.mean, self.encoder.std)
-        return image, (self.encoder(image),)
+    def _encoders(self) -> Sequence[Encoder]:
+        return [self.encoder]
 
     def _answer(self, features: Features, task: int) -> Tensor:
         return cast(Tensor, self.decoders[task](features.image, features.pyramids[0], None))
@@ -434,11 +387,8 @@ class STN(_PerTaskModel):
             SingleTaskNetwork(self.config, pretrained_encoder) for _ in self.tasks
         )
 
-    def _encode(self, image: Tensor) -> tuple[Tensor, tuple[list[Tensor], ...]]:
-        networks = cast(Sequence[SingleTaskNetwork], self.networks)
-        first = networks[0].encoder
-        image = normalize(image, first.mean, first.std)
-        return image, tuple(network.encoder(image) for network in networks)
+    def _encoders(self) -> Sequence[Encoder]:
+        return [network.encoder for network in cast(Sequence[SingleTaskNetwork], self.networks)]
 
     def _answer(self, features: Features, task: int) -> Tensor:
         network = cast(SingleTaskNetwork, self.networks[task])

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctnet.networks.composite import CTN, CompositeModel, ModelConfig, build, prepare_image
+from ctnet.networks.composite import CompositeModel, ModelConfig, build
 from ctnet.networks.decoder import Decoder
 from ctnet.networks.encoders import create_encoder, normalize
+from ctnet.networks.features import prepare_image
 from ctnet.palette import Palette
 
 if TYPE_CHECKING:
@@ -104,24 +105,3 @@ def build_network(
     if config.system == "palette":
         return PaletteNetwork(config, pretrained_encoder)
     return build(config, pretrained_encoder)
-
-
-def palette_network_from(model: CTN, task: str) -> dict[str, Tensor]:
-    """Gives a palette network of a CTN's encoder and decoder a start: what the CTN does for a task.
-
-    Args:
-        model: A CTN.
-        task: Task whose features to start from, such as ``seg``.
-
-    Returns:
-        Weights of a :class:`PaletteNetwork`; its head, which no task has, is zero.
-    """
-    plain = model.decoder.specialize(model.representation()[model.tasks.index(task)])
-    state = {
-        name: value for name, value in model.state_dict().items() if name.startswith("encoder.")
-    }
-    state |= {f"decoder.{name}": value for name, value in plain.state_dict().items()}
-    weight = plain.head.weight
-    state["decoder.head.weight"] = weight.new_zeros(len(model.tasks), weight.shape[1], 1, 1)
-    state["decoder.head.bias"] = weight.new_zeros(len(model.tasks))
-    return {name: value.detach().clone() for name, value in state.items()}

@@ -8,6 +8,7 @@ is, only where the palette asks and a label exists, and are thrown away after tr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,9 +57,12 @@ class AuxiliaryHeads(nn.Module):
         self._features: dict[int, Tensor] = {}
         self._decoders = [module for module in model.modules() if isinstance(module, Decoder)]
         for number, decoder in enumerate(self._decoders):
-            decoder.stages[DEPTH - 1].register_forward_hook(
-                lambda _, __, output, number=number: self._features.update({number: output})
-            )
+
+            def keep(stage: nn.Module, _: object, output: Tensor, number: int = number) -> None:
+                if stage.training:
+                    self._features[number] = output
+
+            decoder.stages[DEPTH - 1].register_forward_hook(keep)
         config = self._decoders[0].config
         width = config.stages[DEPTH - 1]
         self.composite = nn.ModuleList(nn.Conv2d(width, config.outputs, 1) for _ in self._decoders)
@@ -69,6 +73,14 @@ class AuxiliaryHeads(nn.Module):
                 if get_task(name).kind == "classes"
             }
         )
+
+    def start_from(self, heads: Mapping[str, Tensor]) -> None:
+        """Loads the weights of heads; a network with more decoders has those of a CTN for each."""
+        state = {
+            name: heads[name if name in heads else f"composite.0.{name.rpartition('.')[2]}"]
+            for name in self.state_dict()
+        }
+        self.load_state_dict(state, strict=True)
 
     def set_coarse(self, coarse: bool) -> None:
         """Makes the decoders stop at the supervised features, or run to their end."""
@@ -104,5 +116,4 @@ class AuxiliaryHeads(nn.Module):
 def _subsample(sample: Sample) -> Sample:
     """Takes the pixels at the centres of the coarse cells."""
     cells = (..., slice(STRIDE // 2, None, STRIDE), slice(STRIDE // 2, None, STRIDE))
-    labels = {name: label[cells] for name, label in sample.labels.items()}
-    return Sample(sample.image[cells], sample.palette[cells], labels, sample.valid[cells])
+    return sample.map(lambda x: x[cells])

@@ -41,14 +41,18 @@ class Sample:
     labels: dict[str, Tensor]
     valid: Tensor
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
+        """Changes every tensor in one way."""
+        labels = {name: change(label) for name, label in self.labels.items()}
+        return Sample(change(self.image), change(self.palette), labels, change(self.valid))
+
     def to(self, device: torch.device) -> Sample:
         """Moves all tensors."""
-        return Sample(
-            self.image.to(device, non_blocking=True),
-            self.palette.to(device, non_blocking=True),
-            {name: x.to(device, non_blocking=True) for name, x in self.labels.items()},
-            self.valid.to(device, non_blocking=True),
-        )
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+    def select(self, rows: Tensor) -> Sample:
+        """Takes images of a batch by a mask (N,) or indices."""
+        return self.map(lambda x: x[rows])
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

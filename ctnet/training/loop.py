@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ctnet.device import pick_device
 from ctnet.networks.efficientnet_lite import EfficientNetLite
+from ctnet.networks.from_ctn import State, adapt_weights
 from ctnet.networks.new_tasks import freeze_old_tasks
 from ctnet.rules import R1, S, get_rule
 from ctnet.training.config import TrainConfig
@@ -37,8 +38,6 @@ from ctnet.training.run_log import RunLog
 from ctnet.training.transforms import training_transform
 
 Network = TypeVar("Network", bound=nn.Module)
-
-State = dict[str, Tensor]
 
 LOG_EVERY = 20
 
@@ -122,14 +121,10 @@ class TrainingLoop(ABC, Generic[Network]):
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
         """Runs the network on a batch: the total to minimise, and losses by name for the log."""
 
-    def _start(self, weights: State) -> State:
-        """Turns weights to start from, which may be another network's, into this network's."""
-        return weights
-
     def _create_model(self, weights: State | None) -> Network:
         model = self._build(self.config.pretrained_encoder and weights is None)
         if weights is not None:
-            model.load_state_dict(self._start(weights), strict=True)
+            model.load_state_dict(adapt_weights(weights, self.config.model), strict=True)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _create_optimizer(self) -> torch.optim.Optimizer:

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ctnet.evaluation.palettes import PALETTE, evaluate_palettes
-from ctnet.networks.composite import CTN, build
-from ctnet.networks.palette_net import PaletteNetwork, palette_network_from
+from ctnet.networks.from_ctn import State
+from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.rules import Rule
 from ctnet.tasks import IGNORE
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import Sample, open_source
-from ctnet.training.loop import State, TrainingLoop
+from ctnet.training.loop import TrainingLoop
 from ctnet.training.losses import balanced_class_weights
-
-START_TASK = "seg"
-"""Task of a CTN whose features a palette network starts from."""
 
 
 class PaletteTrainer(TrainingLoop[PaletteNetwork]):
     """Trains the palette network of a configuration by the cross-entropy of its palettes.
 
-    Arguments are those of :class:`~.loop.TrainingLoop`; the rule must map classes. A run that
-    starts from a CTN of the same encoder, decoder and tasks starts from what that does for the
-    task ``seg``.
+    Arguments are those of :class:`~.loop.TrainingLoop`; the rule must map classes.
 
     Raises:
         ValueError: If the rule makes palettes by chance, or the configuration is another network's.
@@ -37,13 +30,6 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
 
     def _build(self, pretrained_encoder: bool) -> PaletteNetwork:
         return PaletteNetwork(self.config.model, pretrained_encoder)
-
-    def _start(self, weights: State) -> State:
-        if "representation.codes" not in weights:
-            return weights
-        model = cast(CTN, build(replace(self.config.model, system="ctn")))
-        model.load_state_dict(weights, strict=True)
-        return palette_network_from(model, START_TASK)
 
     def _prepare(self, heads: State | None) -> None:
         rule = self.dataset.rule

@@ -7,12 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ctnet.networks.composite import CompositeModel, Features, build
+from ctnet.networks.composite import CompositeModel, build
+from ctnet.networks.features import Features
+from ctnet.networks.from_ctn import State
 from ctnet.rules import S
 from ctnet.tasks import get_task
 from ctnet.training.auxiliary import AuxiliaryHeads
 from ctnet.training.datasets import Sample
-from ctnet.training.loop import State, TrainingLoop
+from ctnet.training.loop import TrainingLoop
 from ctnet.training.losses import CompositeLoss, balanced_class_weights
 
 
@@ -40,7 +42,7 @@ class Trainer(TrainingLoop[CompositeModel]):
             return None
         auxiliary = AuxiliaryHeads(self.model, self.loss)
         if heads is not None:
-            auxiliary.load_state_dict(heads)
+            auxiliary.start_from(heads)
         return auxiliary.to(self.device)
 
     def _class_weights(self) -> dict[str, Tensor]:
@@ -73,11 +75,11 @@ class Trainer(TrainingLoop[CompositeModel]):
         total = image.new_zeros(())
         parts: dict[str, float] = {}
         for number in range(len(self.model.tasks)):
-            palette = torch.full_like(sample.palette, number)
-            if bool(sample.valid[:, number].any()):
-                loss, part = self._composite_loss(
-                    features, replace(sample, palette=palette), coarse
-                )
+            labelled = sample.valid[:, number].flatten(1).any(1)
+            if bool(labelled.any()):
+                chosen = sample.select(labelled)
+                chosen = replace(chosen, palette=torch.full_like(chosen.palette, number))
+                loss, part = self._composite_loss(features.select(labelled), chosen, coarse)
                 total, parts = total + loss, parts | part
         return total, parts
 
