@@ -86,14 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         "train",
         "train a network (needs the extra [train])",
-        "ctnet train --config ctn-r1 --data ~/data/compositemt --out runs/ctn-r1",
+        "ctnet train --config zoo/ctn-r1 --data ~/data/compositemt --out runs/ctn-r1",
         _train,
     )
     train.add_argument(
         "--config",
         "--recipe",
         required=True,
-        help="a TOML or YAML file, or the name of a recipe, such as ctn-r1 or zoo/mhn-r2",
+        help="a TOML or YAML file, or the name of a recipe, such as paper or zoo/mhn-r2",
     )
     train.add_argument("--data", help="folder of the data set")
     train.add_argument("--out", type=Path, help="default: runs/NAME; a run there is resumed")

@@ -455,8 +455,23 @@ def test_config_files(tmp_path: Path) -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     (tmp_path / "mine.yaml").write_text("name: other\nsize: 64\n")
     assert TrainConfig.load(tmp_path / "mine.yaml").size == 64
-    for recipe in RECIPES.glob("*.toml"):
-        assert TrainConfig.load(recipe.stem).name == recipe.stem
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.stem)
+def test_recipes(recipe: Path) -> None:
+    name = recipe.relative_to(RECIPES).with_suffix("")
+    assert TrainConfig.load(name).name == recipe.stem
+
+
+def test_the_papers_recipe() -> None:
+    """Section 5 of the paper; the network's parts are compared with it elsewhere."""
+    config = TrainConfig.load("paper")
+    assert (config.model.encoder, config.model.decoder) == ("resnet34", "paper")
+    assert (config.size, config.batch_size, config.steps) == (256, 10, round(4998 / 10) * 100)
+    assert (config.learning_rate, config.encoder_rate, config.weight_decay) == (1e-3, 0.01, 1e-5)
+    assert dict(config.loss_weights) == {
+        "seg": 3, "parts": 4, "edges": 50, "saliency": 8, "normals": 4
+    }  # fmt: skip
 
 
 def test_missing_and_broken_config_files(tmp_path: Path) -> None:

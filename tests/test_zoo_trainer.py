@@ -55,6 +55,21 @@ def test_every_network_of_the_issue_has_a_recipe():
     assert recipes == set(NAMES) and len(NAMES) == len(set(NAMES))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "ctn-r1"])
+def test_what_was_trained_on_cpus_differs_in_what_its_name_says(name):
+    config, base = TrainConfig.load(f"cpu/{name}"), TrainConfig.load("cpu/base")
+    own = {"name", "rule", "model"}
+    if name == "palette-r2":
+        own |= {"auxiliary", "guidance", "steps", "average", "source_weights", "task_shares"}
+    if name == "ctn-r2-r3":
+        own |= {"init"}
+    if "r2" in name or "r3" in name:
+        own |= {"mosaic_share"}
+    assert {k for k, v in config.to_dict().items() if v != base.to_dict()[k]} <= own
+    zoo = TrainConfig.load(f"zoo/{name}")
+    assert (config.rule, config.model) == (zoo.rule, zoo.model)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_differ_only_in_what_their_name_says(name):
     config, first = TrainConfig.load(f"zoo/{name}"), TrainConfig.load("zoo/ctn-r1")

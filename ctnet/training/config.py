@@ -201,7 +201,7 @@ class TrainConfig:
         """Reads a TOML or YAML file, or a recipe of the package by name.
 
         Args:
-            path: A file, or the name of a recipe such as ``ctn-r1`` or ``zoo/mhn-r2``. A file
+            path: A file, or the name of a recipe such as ``paper`` or ``zoo/mhn-r2``. A file
                 may name one beside it that it ``extends``.
             **overrides: Values that replace those of the file.
 
