@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a TOML or YAML file, or the name of a recipe, such as paper or zoo/mhn-r2",
     )
     train.add_argument("--data", help="folder of the data set")
+    train.add_argument("--encoder-weights", help="file of ImageNet weights, in place of a download")
     train.add_argument("--out", type=Path, help="default: runs/NAME; a run there is resumed")
     train.add_argument("--steps", type=int)
     train.add_argument("--device", help="auto, cpu, cuda, mps")
@@ -332,7 +333,8 @@ def _train(args: argparse.Namespace) -> int:
     from ctnet.training.zoo_trainer import create_loop
     from ctnet.zoo.checkpoint import save_checkpoint
 
-    config = TrainConfig.load(args.config, **_given(args, "data", "steps", "device", "seed"))
+    given = _given(args, "data", "encoder_weights", "steps", "device", "seed")
+    config = TrainConfig.load(args.config, **given)
     folder = args.out or Path("runs") / config.name
     model = create_loop(config, folder).train()
     print(f"weights: {save_checkpoint(model, folder / 'checkpoint')}")

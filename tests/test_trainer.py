@@ -321,14 +321,19 @@ def test_init_from_a_file(
     config: TrainConfig, tmp_path: Path, encoders_asked_for: list[bool]
 ) -> None:
     torch.manual_seed(99)
-    given = build(MODEL).state_dict()
-    save_file(given, tmp_path / "init.safetensors")
+    weights = build(MODEL).state_dict()
+    save_file(weights, tmp_path / "init.safetensors")
     config = replace(config, init=str(tmp_path / "init.safetensors"), pretrained_encoder=True)
     trainer = Trainer(config, tmp_path / "run")
-    assert_equal(trainer.model.state_dict(), given)
+    assert_equal(trainer.model.state_dict(), weights)
     assert not any(encoders_asked_for)
     Trainer(replace(config, init=None), tmp_path / "pretrained")
-    assert encoders_asked_for[-1]
+    assert encoders_asked_for[-1] is True
+    given = {"init": None, "encoder_weights": "imagenet.pth"}
+    Trainer(replace(config, **given), tmp_path / "given")
+    assert encoders_asked_for[-1] == "imagenet.pth"
+    Trainer(replace(config, **given, pretrained_encoder=False), tmp_path / "scratch")
+    assert encoders_asked_for[-1] is False
     with pytest.raises(RuntimeError, match=r"decoder\.head"):
         Trainer(replace(config, model=replace(MODEL, decoder="compact")), tmp_path / "other")
     with pytest.raises(FileNotFoundError):

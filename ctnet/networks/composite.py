@@ -20,7 +20,7 @@ from ctnet.networks.decoder import (
     DecoderConfig,
     get_decoder_config,
 )
-from ctnet.networks.encoders import Encoder, create_encoder, normalize
+from ctnet.networks.encoders import Encoder, Pretrained, create_encoder, normalize
 from ctnet.networks.features import Features, Pyramids, pad_to_grid, prepare_image
 from ctnet.palette import Palette
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskSpec, get_task, nearest, register_task
@@ -147,12 +147,12 @@ class CompositeModel(nn.Module):
         config: What the network is.
     """
 
-    def __init__(self, config: ModelConfig, pretrained_encoder: bool = False) -> None:
+    def __init__(self, config: ModelConfig, pretrained_encoder: Pretrained = False) -> None:
         super().__init__()
         self.config = config
         self._build(pretrained_encoder)
 
-    def _build(self, pretrained_encoder: bool) -> None:
+    def _build(self, pretrained_encoder: Pretrained) -> None:
         raise NotImplementedError
 
     def _encoders(self) -> Sequence[Encoder]:
@@ -300,7 +300,7 @@ class CompositeModel(nn.Module):
 class CTN(CompositeModel):
     """CompositeTasking network: one encoder, one decoder that the palette conditions."""
 
-    def _build(self, pretrained_encoder: bool) -> None:
+    def _build(self, pretrained_encoder: Pretrained) -> None:
         config = self.config.decoder_config
         encoder = create_encoder(self.config.encoder, pretrained_encoder)
         self.encoder = encoder
@@ -349,7 +349,7 @@ class _PerTaskModel(CompositeModel):
 class MHN(_PerTaskModel):
     """Multi-head network: a shared encoder and one plain decoder a task."""
 
-    def _build(self, pretrained_encoder: bool) -> None:
+    def _build(self, pretrained_encoder: Pretrained) -> None:
         encoder = create_encoder(self.config.encoder, pretrained_encoder)
         self.encoder = encoder
         config = self.config.decoder_config
@@ -369,10 +369,10 @@ class SingleTaskNetwork(nn.Module):
 
     Args:
         config: Configuration of the STN that it belongs to.
-        pretrained_encoder: Start from ImageNet weights.
+        pretrained_encoder: Start from ImageNet weights, or the file that holds them.
     """
 
-    def __init__(self, config: ModelConfig, pretrained_encoder: bool) -> None:
+    def __init__(self, config: ModelConfig, pretrained_encoder: Pretrained) -> None:
         super().__init__()
         encoder = create_encoder(config.encoder, pretrained_encoder)
         self.encoder = encoder
@@ -382,7 +382,7 @@ class SingleTaskNetwork(nn.Module):
 class STN(_PerTaskModel):
     """Single-task networks: one whole network a task, in ``networks``."""
 
-    def _build(self, pretrained_encoder: bool) -> None:
+    def _build(self, pretrained_encoder: Pretrained) -> None:
         self.networks = nn.ModuleList(
             SingleTaskNetwork(self.config, pretrained_encoder) for _ in self.tasks
         )
@@ -403,7 +403,7 @@ def create(
     encoder: str = "efficientnet_lite0",
     decoder: str | DecoderConfig = "compact",
     tasks: Sequence[str] = DEFAULT_TASKS,
-    pretrained_encoder: bool = False,
+    pretrained_encoder: Pretrained = False,
 ) -> CompositeModel:
     """Builds an untrained network.
 
@@ -413,7 +413,8 @@ def create(
             ``efficientnet_lite2`` or ``timm:NAME``.
         decoder: ``paper``, ``compact`` or a configuration of one's own.
         tasks: Names of the tasks; their order gives the ids.
-        pretrained_encoder: Start the encoder from ImageNet weights.
+        pretrained_encoder: Start the encoder from ImageNet weights, or the file that holds them;
+            see :func:`ctnet.networks.encoders.create_encoder`.
 
     Raises:
         ValueError: If a name is unknown; the message names the nearest match.
@@ -422,7 +423,7 @@ def create(
     return build(config, pretrained_encoder)
 
 
-def build(config: ModelConfig, pretrained_encoder: bool = False) -> CompositeModel:
+def build(config: ModelConfig, pretrained_encoder: Pretrained = False) -> CompositeModel:
     """Builds the network that a configuration describes.
 
     Raises:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Any, Protocol, cast
+from urllib.error import URLError
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ctnet.networks.efficientnet_lite import SCALES, EfficientNetLite, published_weights
 from ctnet.tasks import nearest
+
+Pretrained = bool | str | Path
+"""Whether to start from ImageNet weights, or the file that holds them."""
 
 STRIDES = (2, 4, 8, 16, 32)
 RESNETS = ("resnet18", "resnet34", "resnet50")
@@ -45,12 +51,20 @@ class ResNet(nn.Module):
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
 
-    def __init__(self, name: str, pretrained: bool) -> None:
+    def __init__(self, name: str, pretrained: Pretrained) -> None:
         super().__init__()
         # Imported here: a torchvision that does not fit torch must not break the other encoders.
         from torchvision.models import get_model
 
-        net = get_model(name, weights="DEFAULT" if pretrained else None)
+        try:
+            net = get_model(name, weights="DEFAULT" if pretrained is True else None)
+        except URLError as error:
+            raise ConnectionError(
+                f"the ImageNet weights of {name} could not be downloaded ({error.reason}); name a "
+                "file that holds them (encoder_weights of a training configuration)."
+            ) from error
+        if not isinstance(pretrained, bool):
+            net.load_state_dict(read_weights(pretrained), strict=True)
         wide = 4 if name == "resnet50" else 1
         self.channels = (64, 64 * wide, 128 * wide, 256 * wide, 512 * wide)
         self.layer1 = nn.Sequential(net.conv1, net.bn1, net.relu)
@@ -69,7 +83,7 @@ class ResNet(nn.Module):
 class TimmEncoder(nn.Module):
     """Any timm network that yields features at strides 2, 4, 8, 16 and 32."""
 
-    def __init__(self, name: str, pretrained: bool) -> None:
+    def __init__(self, name: str, pretrained: Pretrained) -> None:
         super().__init__()
         try:
             import timm
@@ -85,7 +99,10 @@ class TimmEncoder(nn.Module):
             raise ValueError(
                 f"timm has no network {name!r};{hint} timm.list_models() names them all."
             )
-        net: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
+        given = {} if isinstance(pretrained, bool) else {"file": str(pretrained)}
+        net: Any = timm.create_model(
+            name, pretrained=bool(pretrained), features_only=True, pretrained_cfg_overlay=given
+        )
         reductions = tuple(net.feature_info.reduction())
         if reductions != STRIDES:
             raise ValueError(
@@ -102,18 +119,35 @@ class TimmEncoder(nn.Module):
         return list(self.net(x))
 
 
-def create_encoder(name: str, pretrained: bool = False) -> Encoder:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Reads a file of weights, safetensors or torch's own, without running code from it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        pickle.UnpicklingError: If a file of torch holds more than tensors.
+    """
+    if Path(path).suffix == ".safetensors":
+        return load_file(path)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def create_encoder(name: str, pretrained: Pretrained = False) -> Encoder:
     """Builds an encoder.
 
     Args:
         name: ``resnet18``, ``resnet34``, ``resnet50``, ``efficientnet_lite0``,
             ``efficientnet_lite2`` or ``timm:NAME``.
         pretrained: Start from ImageNet weights. torchvision and timm download theirs;
-            EfficientNet-Lite's come with the extra ``[train]``.
+            EfficientNet-Lite's come with the extra ``[train]``. Or the file that holds them, as
+            its publisher laid it out (``.pth`` or ``.safetensors``).
 
     Raises:
         ValueError: If the name is unknown.
         ModuleNotFoundError: If an optional package is missing; the message names its install line.
+        ConnectionError: If weights cannot be downloaded.
+        FileNotFoundError: If there is no such file of weights.
+        RuntimeError: If the weights are another network's.
     """
     encoder: nn.Module
     if name.startswith(TIMM_PREFIX):
@@ -123,7 +157,8 @@ def create_encoder(name: str, pretrained: bool = False) -> Encoder:
     elif name in SCALES:
         encoder = EfficientNetLite(name)
         if pretrained:
-            encoder.load_published(published_weights(name))
+            given = None if pretrained is True else read_weights(pretrained)
+            encoder.load_published(given or published_weights(name))
     else:
         raise ValueError(f"unknown encoder {name!r}{nearest(name, (*ENCODERS, 'timm:NAME'))}")
     return cast(Encoder, encoder)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ctnet.networks.composite import CompositeModel, ModelConfig, build
 from ctnet.networks.decoder import Decoder
-from ctnet.networks.encoders import create_encoder, normalize
+from ctnet.networks.encoders import Pretrained, create_encoder, normalize
 from ctnet.networks.features import prepare_image
 from ctnet.palette import Palette
 
@@ -25,7 +25,7 @@ class PaletteNetwork(nn.Module):
     Args:
         config: Its configuration, whose system is ``palette``; ``tasks`` are those that its
             palettes ask for.
-        pretrained_encoder: Start the encoder from ImageNet weights.
+        pretrained_encoder: Start the encoder from ImageNet weights, or the file that holds them.
 
     Attributes:
         config: As given.
@@ -35,7 +35,7 @@ class PaletteNetwork(nn.Module):
         ValueError: If the configuration is another network's.
     """
 
-    def __init__(self, config: ModelConfig, pretrained_encoder: bool = False) -> None:
+    def __init__(self, config: ModelConfig, pretrained_encoder: Pretrained = False) -> None:
         super().__init__()
         if config.system != "palette":
             raise ValueError(f"a palette network's system is 'palette'; got {config.system!r}.")
@@ -99,7 +99,7 @@ class PaletteNetwork(nn.Module):
 
 
 def build_network(
-    config: ModelConfig, pretrained_encoder: bool = False
+    config: ModelConfig, pretrained_encoder: Pretrained = False
 ) -> CompositeModel | PaletteNetwork:
     """Builds the network that a configuration describes, of either kind."""
     if config.system == "palette":

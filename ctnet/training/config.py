@@ -50,6 +50,8 @@ class TrainConfig:
         init: Weights to start from: a zoo name, a safetensors file, or the folder of a run, which
             has auxiliary heads too; None trains from scratch.
         pretrained_encoder: Start the encoder from ImageNet weights.
+        encoder_weights: File that holds them, as :func:`ctnet.networks.encoders.create_encoder`
+            takes it, for machines that cannot download them.
         frozen_stages: Encoder stages, from the image on, whose weights stay as they are.
         frozen_statistics: Keep the encoder's batch norm statistics.
         only_added: Train nothing but the embeddings of tasks that :func:`ctnet.add_task` brought,
@@ -100,6 +102,7 @@ class TrainConfig:
     layout: Layout = "compositemt"
     init: str | None = None
     pretrained_encoder: bool = True
+    encoder_weights: str | None = None
     frozen_stages: int = 0
     frozen_statistics: bool = False
     only_added: bool = False

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ctnet.device import pick_device
 from ctnet.networks.efficientnet_lite import EfficientNetLite
+from ctnet.networks.encoders import Pretrained
 from ctnet.networks.from_ctn import State, adapt_weights
 from ctnet.networks.new_tasks import freeze_old_tasks
 from ctnet.rules import R1, S, get_rule
@@ -106,7 +107,7 @@ class TrainingLoop(ABC, Generic[Network]):
         self._resume()
 
     @abstractmethod
-    def _build(self, pretrained_encoder: bool) -> Network:
+    def _build(self, pretrained_encoder: Pretrained) -> Network:
         """Builds the network."""
 
     @abstractmethod
@@ -122,7 +123,8 @@ class TrainingLoop(ABC, Generic[Network]):
         """Runs the network on a batch: the total to minimise, and losses by name for the log."""
 
     def _create_model(self, weights: State | None) -> Network:
-        model = self._build(self.config.pretrained_encoder and weights is None)
+        wanted = self.config.pretrained_encoder and weights is None
+        model = self._build(self.config.encoder_weights or True if wanted else False)
         if weights is not None:
             model.load_state_dict(adapt_weights(weights, self.config.model), strict=True)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctnet.evaluation.palettes import PALETTE, evaluate_palettes
+from ctnet.networks.encoders import Pretrained
 from ctnet.networks.from_ctn import State
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.rules import Rule
@@ -28,7 +29,7 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
         ValueError: If the rule makes palettes by chance, or the configuration is another network's.
     """
 
-    def _build(self, pretrained_encoder: bool) -> PaletteNetwork:
+    def _build(self, pretrained_encoder: Pretrained) -> PaletteNetwork:
         return PaletteNetwork(self.config.model, pretrained_encoder)
 
     def _prepare(self, heads: State | None) -> None:

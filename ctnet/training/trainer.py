@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ctnet.networks.composite import CompositeModel, build
+from ctnet.networks.encoders import Pretrained
 from ctnet.networks.features import Features
 from ctnet.networks.from_ctn import State
 from ctnet.rules import S
@@ -23,7 +24,7 @@ class Trainer(TrainingLoop[CompositeModel]):
 
     auxiliary: AuxiliaryHeads | None
 
-    def _build(self, pretrained_encoder: bool) -> CompositeModel:
+    def _build(self, pretrained_encoder: Pretrained) -> CompositeModel:
         return build(self.config.model, pretrained_encoder)
 
     def _prepare(self, heads: State | None) -> AuxiliaryHeads | None:
