@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import ctnet
@@ -61,6 +62,12 @@ def test_register_writes_card_and_manifest(run, tmp_path):
     card = (folder / "README.md").read_text()
     for text in ("A sentence.", "12.3", "30.0\\*", "two cores", "a note", "seed: 7"):
         assert text in card
+    metadata = ModelCard(card).data
+    assert (metadata.library_name, metadata.license) == ("ctnet", "mit")
+    assert metadata.pipeline_tag == "image-segmentation" and metadata.model_name == "mine"
+    assert {(m.metric_name, m.metric_value) for m in metadata.eval_results} == {
+        ("seg miou (rule S)", 12.3456), ("normals mean (rule S)", 30.0)
+    }  # fmt: skip
 
 
 def test_a_run_in_parts_counts_them_all(run, tmp_path):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import ctnet
@@ -97,6 +98,22 @@ def test_metrics_equal_the_results(entry):
         for key, value in figures.items():
             task, metric = key.split(".")
             assert result["scores"][task][metric] == pytest.approx(value, abs=1e-4)
+
+
+def test_cards_are_complete(entry):
+    """The Hub's metadata and the text say what the manifest says."""
+    card = ModelCard.load(locate(entry.name) / "README.md")
+    data = card.data
+    assert (data.model_name, data.license) == (entry.name, entry.licence.lower())
+    assert (data.library_name, data.pipeline_tag) == ("ctnet", "image-segmentation")
+    found = {(m.task_name, m.metric_type): m.metric_value for m in data.eval_results}
+    assert found == {
+        (f"{key.split('.')[0]} under rule {rule}", key.split(".")[1]): value
+        for rule, figures in entry.metrics.items()
+        for key, value in figures.items()
+    }
+    for text in (entry.summary, entry.data, *(str(fact) for fact in entry.training.values())):
+        assert text in card.text
 
 
 def test_embedded_weights_are_small_enough_for_a_wheel():

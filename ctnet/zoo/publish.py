@@ -1,7 +1,8 @@
 """Turns a finished training run into a model of the zoo: files, card and manifest entry.
 
 ``python -m ctnet.zoo.publish export RUN FOLDER`` writes the checkpoint; after ``ctnet eval`` on it,
-``python -m ctnet.zoo.publish register RUN FOLDER`` writes the rest.
+``python -m ctnet.zoo.publish register RUN FOLDER`` writes the rest. ``... cards`` writes all cards
+anew.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any
 from safetensors.torch import load_file
 
 from ctnet.evaluation.evaluate import headline_name
-from ctnet.evaluation.tables import metrics_table, palette_table, read_results
-from ctnet.networks.palette_net import PaletteNetwork, build_network
+from ctnet.evaluation.tables import read_results
+from ctnet.networks.palette_net import build_network
 from ctnet.training.config import TrainConfig
+from ctnet.zoo.card import CARD_FILE, model_card
 from ctnet.zoo.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -27,55 +29,14 @@ from ctnet.zoo.checkpoint import (
     parameter_count,
     save_checkpoint,
 )
+from ctnet.zoo.hub import locate
 from ctnet.zoo.manifest import MANIFEST, ModelInfo, read_manifest, write_manifest
 
-CARD_FILE = "README.md"
 LICENCE = "MIT"
 DATA = (
     "CompositeMT-mini (PASCAL VOC 2012/SBD, small COCO subsets, NYUv2, Clothing Co-Parsing, "
     "ECSSD, BSDS500; labels partly distilled). The photographs' terms limit them to research use."
 )
-
-CARD = """---
-library_name: ctnet
-license: mit
-pipeline_tag: image-segmentation
-tags: [composite-tasking, multi-task, semantic-segmentation, surface-normals, saliency, edges]
----
-# {name}
-
-{summary}
-
-```python
-import ctnet
-
-{usage}
-```
-
-## Figures
-
-On the val split of CompositeMT-mini, which training never saw; figures with an asterisk are on
-labels that are at least partly derived or distilled, not drawn by people.
-
-{table}
-
-## Training
-
-{training}
-
-Data: {data}
-
-Weights: {licence}. Stored as fp16; statistics of norms and task codes as fp32.
-"""
-
-
-COMPOSITE_USAGE = """model = ctnet.load("{name}")
-prediction = model.predict("photo.jpg", "mosaic")
-prediction.save("out")"""
-
-PALETTE_USAGE = """network = ctnet.load_palette_network("{name}")
-palette = network.predict("photo.jpg")
-palette.save("palette.png")"""
 
 
 @dataclass(frozen=True)
@@ -154,19 +115,6 @@ def register(
         raise FileNotFoundError(f"no results for {folder.name} in {results}: run ctnet eval first.")
     model = load_network(folder)
     config = json.loads((run.folder / "run.json").read_text("utf-8"))["config"]
-    training = run.training()
-    proposes = isinstance(model, PaletteNetwork)
-    usage = PALETTE_USAGE if proposes else COMPOSITE_USAGE
-    card = CARD.format(
-        name=folder.name,
-        summary=summary,
-        usage=usage.format(name=folder.name),
-        table=palette_table(measured) if proposes else metrics_table(measured),
-        training="\n".join(f"- {name.replace('_', ' ')}: {x}" for name, x in training.items()),
-        data=DATA,
-        licence=LICENCE,
-    )
-    (folder / CARD_FILE).write_text(card, "utf-8")
     info = ModelInfo(
         name=folder.name,
         summary=summary,
@@ -175,7 +123,7 @@ def register(
         rule=config["rule"],
         licence=LICENCE,
         data=DATA,
-        training=training,
+        training=run.training(),
         metrics={
             r.rule: {
                 f"{task}.{headline_name(task)}": round(r.headline(task), 4) for task in r.scores
@@ -184,32 +132,46 @@ def register(
         },
         files={name: file_info(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
     )
+    (folder / CARD_FILE).write_text(model_card(info, measured), "utf-8")
     models = read_manifest(manifest) if manifest.exists() else {}
     write_manifest({**models, info.name: info}, manifest)
     return info
 
 
+def write_cards(results: str | Path) -> None:
+    """Writes the cards of all models of the zoo anew, from the manifest and the results."""
+    measured = read_results(results)
+    for info in read_manifest().values():
+        card = model_card(info, [result for result in measured if result.model == info.name])
+        (locate(info.name) / CARD_FILE).write_text(card, "utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one of the two steps."""
+    """Runs one of the steps."""
     parser = argparse.ArgumentParser(prog="python -m ctnet.zoo.publish", description=__doc__)
-    parser.add_argument("step", choices=("export", "register"))
-    parser.add_argument("run", type=Path, help="folder of the training run")
-    parser.add_argument("folder", type=Path, help="folder of the checkpoint, .../NAME")
-    parser.add_argument("--hardware", default="", help="what the run ran on")
-    parser.add_argument(
+    steps = parser.add_subparsers(dest="step", required=True)
+    export = steps.add_parser("export", help="write the checkpoint of a run")
+    enter = steps.add_parser("register", help="write its card and its entry in the manifest")
+    cards = steps.add_parser("cards", help="write the cards of all models anew")
+    for step in (export, enter):
+        step.add_argument("run", type=Path, help="folder of the training run")
+        step.add_argument("folder", type=Path, help="folder of the checkpoint, .../NAME")
+    enter.add_argument("--hardware", required=True, help="what the run ran on")
+    enter.add_argument("--summary", required=True, help="what the model is, in a sentence")
+    enter.add_argument("--note", default="", help="what a reader must know of the run")
+    enter.add_argument(
         "--earlier", nargs="+", type=Path, default=[], help="runs that it went on from, in order"
     )
-    parser.add_argument("--note", default="", help="what a reader must know of the run")
-    parser.add_argument("--summary", default="", help="what the model is, in a sentence")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    for step in (enter, cards):
+        step.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args(argv)
-    run = Run(args.run, args.hardware, args.note, tuple(args.earlier))
     if args.step == "export":
-        export_run(run, args.folder)
-    elif not args.hardware or not args.summary:
-        parser.error("register needs --hardware and --summary")
-    else:
+        export_run(Run(args.run, ""), args.folder)
+    elif args.step == "register":
+        run = Run(args.run, args.hardware, args.note, tuple(args.earlier))
         register(args.folder, run, args.summary, args.results)
+    else:
+        write_cards(args.results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""Model cards: what a reader must know of a checkpoint, with metadata that the Hub understands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from huggingface_hub import EvalResult as Metric
+from huggingface_hub import ModelCardData
+
+from ctnet.evaluation.evaluate import EvalResult, headline_name
+from ctnet.evaluation.tables import metrics_table, palette_table
+from ctnet.zoo.manifest import ModelInfo
+
+CARD_FILE = "README.md"
+
+LIBRARY = "ctnet"
+PIPELINE = "image-segmentation"
+TAGS = ["composite-tasking", "multi-task", "surface-normals", "saliency", "edges", "human-parts"]
+
+CARD = """---
+{metadata}
+---
+# {name}
+
+{summary}
+
+```python
+import ctnet
+
+{usage}
+```
+
+## Figures
+
+On the val split of CompositeMT-mini, which training never saw; figures with an asterisk are on
+labels that are at least partly derived or distilled, not drawn by people.
+
+{table}
+
+## Training
+
+{training}
+
+Data: {data}
+
+Weights: {licence}. Stored as fp16; statistics of norms and task codes as fp32.
+"""
+
+COMPOSITE_USAGE = """model = ctnet.load("{name}")
+prediction = model.predict("photo.jpg", "mosaic")
+prediction.save("out")"""
+
+PALETTE_USAGE = """network = ctnet.load_palette_network("{name}")
+palette = network.predict("photo.jpg")
+palette.save("palette.png")"""
+
+
+def model_card(info: ModelInfo, results: Sequence[EvalResult]) -> str:
+    """Writes the card of a model.
+
+    Args:
+        info: The model.
+        results: What ``ctnet eval`` measured of it.
+    """
+    proposes = info.config["system"] == "palette"
+    usage = PALETTE_USAGE if proposes else COMPOSITE_USAGE
+    return CARD.format(
+        metadata=_metadata(info, results).to_yaml(),
+        name=info.name,
+        summary=info.summary,
+        usage=usage.format(name=info.name),
+        table=palette_table(results) if proposes else metrics_table(results),
+        training="\n".join(f"- {name.replace('_', ' ')}: {x}" for name, x in info.training.items()),
+        data=info.data,
+        licence=info.licence,
+    )
+
+
+def _metadata(info: ModelInfo, results: Sequence[EvalResult]) -> ModelCardData:
+    metrics = [
+        Metric(
+            task_type=PIPELINE,
+            task_name=f"{task} under rule {result.rule}",
+            dataset_type=result.data.lower(),
+            dataset_name=result.data,
+            dataset_split=result.split,
+            metric_type=headline_name(task),
+            metric_name=f"{task} {headline_name(task)} (rule {result.rule})",
+            metric_value=round(result.headline(task), 4),
+        )
+        for result in results
+        for task in result.scores
+    ]
+    return ModelCardData(
+        model_name=info.name,
+        library_name=LIBRARY,
+        license=info.licence.lower(),
+        pipeline_tag=PIPELINE,
+        tags=TAGS,
+        eval_results=metrics,
+    )
