@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ctnet
+from ctnet.evaluation.paper_tables import delta_m
 from ctnet.evaluation.tables import metrics_table, replace_marked
 from ctnet.training.finetune import compare, finetune
 
@@ -34,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = json.loads((args.out / "run.json").read_text())
     for result in results:
         result.save(args.results)
-    note = f"{run['step']} steps in {run['seconds'] / 60:.0f} minutes."
+    old, new = ({task: result.headline(task) for task in result.scores} for result in results)
+    delta = delta_m(new, old, tuple(old))
+    gain = "–" if delta is None else f"{delta:+.1f} %"
+    note = f"{run['step']} steps in {run['seconds'] / 60:.0f} minutes; Delta_m {gain}."
     text = replace_marked(args.page.read_text(), "new-rule", f"{metrics_table(results)}\n\n{note}")
     args.page.write_text(text)
 

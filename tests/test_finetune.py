@@ -128,5 +128,6 @@ def test_worked_examples(example, checkpoint, photographs, tmp_path, monkeypatch
     mark = example.replace("_", "-")
     table = page.read_text().split(f"<!-- {mark}: begin -->")[1].split(f"<!-- {mark}: end -->")[0]
     assert "2 steps in" in table and "|---|" in table
+    assert (example == "new_rule") == ("Delta_m" in table)
     assert len(list(tmp_path.glob("*_*.json"))) == 2
     TASKS.pop("foreground", None)

@@ -106,9 +106,9 @@ def test_cards_are_complete(entry):
     data = card.data
     assert (data.model_name, data.license) == (entry.name, entry.licence.lower())
     assert (data.library_name, data.pipeline_tag) == ("ctnet", "image-segmentation")
-    found = {(m.task_name, m.metric_type): m.metric_value for m in data.eval_results}
+    found = {(m.dataset_config, m.metric_name): m.metric_value for m in data.eval_results}
     assert found == {
-        (f"{key.split('.')[0]} under rule {rule}", key.split(".")[1]): value
+        (f"rule {rule}", key.replace(".", " ")): value
         for rule, figures in entry.metrics.items()
         for key, value in figures.items()
     }

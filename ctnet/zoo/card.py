@@ -80,12 +80,13 @@ def _metadata(info: ModelInfo, results: Sequence[EvalResult]) -> ModelCardData:
     metrics = [
         Metric(
             task_type=PIPELINE,
-            task_name=f"{task} under rule {result.rule}",
+            task_name="Composite tasking",
             dataset_type=result.data.lower(),
             dataset_name=result.data,
+            dataset_config=f"rule {result.rule}",
             dataset_split=result.split,
             metric_type=headline_name(task),
-            metric_name=f"{task} {headline_name(task)} (rule {result.rule})",
+            metric_name=f"{task} {headline_name(task)}",
             metric_value=round(result.headline(task), 4),
         )
         for result in results

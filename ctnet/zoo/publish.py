@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ctnet.evaluation.evaluate import headline_name
 from ctnet.evaluation.tables import read_results
@@ -49,18 +51,25 @@ class Run:
         note: What a reader must know of it, such as an early end; may be empty.
         earlier: Folders of the runs that it went on from, the first one first, where they are
             parts of the same training.
+        averaged: Those of the earlier ones whose weights are averaged with this one's, in equal
+            parts (Wortsman et al., "Model soups", ICML 2022).
     """
 
     folder: Path
     hardware: str
     note: str = ""
     earlier: tuple[Path, ...] = ()
+    averaged: tuple[Path, ...] = ()
 
-    @property
-    def weights(self) -> Path:
-        """The best weights by validation, or the last where there was none."""
-        best = self.folder / "best.safetensors"
-        return best if best.exists() else self.folder / "last.safetensors"
+    def weights(self) -> dict[str, Tensor]:
+        """Reads the best weights by validation, or the last where there was none."""
+        parts = [_read_weights(folder) for folder in (self.folder, *self.averaged)]
+        return {
+            name: torch.stack([part[name] for part in parts]).mean(0)
+            if value.is_floating_point()
+            else value
+            for name, value in parts[0].items()
+        }
 
     def training(self) -> dict[str, Any]:
         """Returns what the card and the manifest say of the training."""
@@ -79,7 +88,14 @@ class Run:
             "start": Path(first.init).stem if first.init else "ImageNet encoder",
             "hardware": self.hardware,
         }
+        if self.averaged:
+            facts["weights"] = f"mean of the ends of the last {len(self.averaged) + 1} parts"
         return facts | ({"note": self.note} if self.note else {})
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    best = folder / "best.safetensors"
+    return load_file(best if best.exists() else folder / "last.safetensors")
 
 
 def export_run(run: Run, folder: str | Path) -> Path:
@@ -90,7 +106,7 @@ def export_run(run: Run, folder: str | Path) -> Path:
     """
     config = json.loads((run.folder / "run.json").read_text("utf-8"))["config"]
     model = build_network(TrainConfig.from_dict(config).model)
-    model.load_state_dict(load_file(run.weights), strict=True)
+    model.load_state_dict(run.weights(), strict=True)
     return save_checkpoint(model, folder, half=True)
 
 
@@ -156,6 +172,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for step in (export, enter):
         step.add_argument("run", type=Path, help="folder of the training run")
         step.add_argument("folder", type=Path, help="folder of the checkpoint, .../NAME")
+        step.add_argument(
+            "--average", nargs="+", type=Path, default=[], help="runs to average its weights with"
+        )
     enter.add_argument("--hardware", required=True, help="what the run ran on")
     enter.add_argument("--summary", required=True, help="what the model is, in a sentence")
     enter.add_argument("--note", default="", help="what a reader must know of the run")
@@ -166,9 +185,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         step.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args(argv)
     if args.step == "export":
-        export_run(Run(args.run, ""), args.folder)
+        export_run(Run(args.run, "", averaged=tuple(args.average)), args.folder)
     elif args.step == "register":
-        run = Run(args.run, args.hardware, args.note, tuple(args.earlier))
+        parts = tuple(args.earlier), tuple(args.average)
+        run = Run(args.run, args.hardware, args.note, *parts)
         register(args.folder, run, args.summary, args.results)
     else:
         write_cards(args.results)

@@ -1,0 +1,64 @@
+"""What released models must go on to give: ``python tests/golden.py NAME...`` writes it.
+
+``golden/SYSTEM.txt`` freezes the keys of the weights, one line for each tensor;
+``golden/NAME.json`` the raw outputs on a picture and a palette that are made by formulas, at every
+eighth pixel.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ctnet.networks.palette_net import PaletteNetwork
+from ctnet.zoo.checkpoint import WEIGHTS_FILE, load_network
+from ctnet.zoo.hub import locate
+
+GOLDEN = Path(__file__).with_name("golden")
+SIZE = (72, 104)
+
+
+def picture():
+    """Three waves of different directions, (1,3,72,104), not a multiple of 32."""
+    y, x = torch.meshgrid(
+        *(torch.arange(side, dtype=torch.float64) for side in SIZE), indexing="ij"
+    )
+    waves = [torch.sin(y / 5 + x / 11), torch.sin(x / 7 - y / 17), torch.cos((y + x) / 4)]
+    return (0.5 + 0.5 * torch.stack(waves)[None]).float()
+
+
+def palette():
+    """Six blocks: the five tasks, and one of nothing."""
+    ids = torch.tensor([[0, 1, 2], [3, 4, 255]])
+    return ids.repeat_interleave(SIZE[0] // 2, 0).repeat_interleave(SIZE[1] // 3 + 1, 1)[
+        :, : SIZE[1]
+    ]
+
+
+@torch.inference_mode()
+def outputs(network):
+    """Raw outputs at every eighth pixel (C,9,13)."""
+    request = () if isinstance(network, PaletteNetwork) else (palette(),)
+    return network(picture(), *request)[0, :, 4::8, 4::8]
+
+
+def keys(name):
+    """Key, type and shape of each tensor of a model's file."""
+    state = load_file(locate(name) / WEIGHTS_FILE)
+    return [f"{key} {str(x.dtype)[6:]} {tuple(x.shape)}" for key, x in sorted(state.items())]
+
+
+def main(names):
+    """Writes the files of models."""
+    GOLDEN.mkdir(exist_ok=True)
+    for name in names:
+        network = load_network(locate(name))
+        found = [[round(x, 5) for x in channel.flatten().tolist()] for channel in outputs(network)]
+        (GOLDEN / f"{name}.json").write_text(json.dumps(found) + "\n")
+        (GOLDEN / f"{network.config.system}.txt").write_text("\n".join(keys(name)) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

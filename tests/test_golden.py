@@ -1,0 +1,48 @@
+"""Released models give what they gave when they were released."""
+
+import json
+
+import pytest
+import torch
+from golden import GOLDEN, keys, outputs, palette, picture
+
+import ctnet
+from ctnet.zoo.checkpoint import load_network
+from ctnet.zoo.hub import locate
+
+NAMES = ctnet.list_models()
+TOLERANCE = {"rtol": 1e-3, "atol": 2e-3}
+
+
+def recorded(name):
+    return torch.tensor(json.loads((GOLDEN / f"{name}.json").read_text()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_those_of_the_release(name):
+    found = outputs(load_network(locate(name)))
+    torch.testing.assert_close(found.flatten(1), recorded(name), **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_are_frozen(name):
+    system = ctnet.model_info(name).config["system"]
+    assert keys(name) == (GOLDEN / f"{system}.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_small_change_of_the_weights_is_seen(name):
+    network = load_network(locate(name))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.02)
+    assert not torch.allclose(outputs(network).flatten(1), recorded(name), **TOLERANCE)
+
+
+def test_the_picture_asks_for_everything():
+    assert sorted(palette().unique().tolist()) == [0, 1, 2, 3, 4, 255]
+    assert picture().shape[2:] == palette().shape
+
+
+def test_no_file_is_left_of_a_model_that_is_gone():
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(NAMES)
