@@ -1,30 +1,32 @@
-"""Entry points for torch.hub: ``torch.hub.load("<checkout>", "ctn_r2", source="local")``."""
+"""Entry points for torch.hub, one for each model: ``torch.hub.load(REPOSITORY, "ctn_r2")``."""
 
 dependencies = ["torch", "numpy", "PIL", "safetensors"]
 
-from ctnet.networks.composite import CompositeModel as _CompositeModel  # noqa: E402
-from ctnet.networks.palette_net import PaletteNetwork as _PaletteNetwork  # noqa: E402
+from collections.abc import Callable as _Callable  # noqa: E402
+
+from torch.nn import Module as _Module  # noqa: E402
+
+from ctnet.zoo import ModelInfo as _ModelInfo  # noqa: E402
+from ctnet.zoo import list_models as _list_models  # noqa: E402
 from ctnet.zoo import load as _load  # noqa: E402
 from ctnet.zoo import load_palette_network as _load_palette_network  # noqa: E402
+from ctnet.zoo import model_info as _model_info  # noqa: E402
 
 
-def ctn_r1(device: str = "cpu") -> _CompositeModel:
-    """Compact CTN trained on mosaics (R1): any task anywhere.
+def _entry(info: _ModelInfo) -> _Callable[..., _Module]:
+    proposes = info.config["system"] == "palette"
+    use = "network.predict(image)" if proposes else "model.predict(image, palette)"
 
-    Args:
-        device: Where the network goes.
+    def entry(device: str = "cpu") -> _Module:
+        return _load_palette_network(info.name, device) if proposes else _load(info.name, device)
 
-    Returns:
-        The network in eval mode; ``model(image, palette)`` and ``model.predict(image, palette)``.
-    """
-    return _load("ctn-r1", device)
-
-
-def ctn_r2(device: str = "cpu") -> _CompositeModel:
-    """Compact CTN trained on the semantic rule R2; arguments as for ``ctn_r1``."""
-    return _load("ctn-r2", device)
+    entry.__name__ = entry.__qualname__ = info.name.replace("-", "_")
+    entry.__doc__ = (
+        f"{info.summary}\n\nArgs:\n    device: Where the network goes.\n\n"
+        f"Returns:\n    The network in eval mode: ``{use}``.\n"
+    )
+    return entry
 
 
-def palette_r2(device: str = "cpu") -> _PaletteNetwork:
-    """Palette network of the semantic rule R2: ``network.predict(image)``; arguments as above."""
-    return _load_palette_network("palette-r2", device)
+for _name in _list_models():
+    globals()[_name.replace("-", "_")] = _entry(_model_info(_name))
