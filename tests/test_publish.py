@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 import ctnet
 from ctnet.evaluation.evaluate import EvalResult
 from ctnet.networks.composite import ModelConfig
+from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.training.config import TrainConfig
 from ctnet.zoo.checkpoint import file_info
@@ -63,8 +64,27 @@ def test_weights_of_parts_are_averaged(run, tmp_path):
     for name, value in both.weights().items():
         whole = not value.is_floating_point()
         torch.testing.assert_close(value, state[name] if whole else state[name] * 2)
-    assert both.training()["weights"] == "mean of the ends of the last 2 parts"
+    assert both.training()["weights"] == "mean of the ends of earlier and run"
     assert "weights" not in run.training()
+
+
+@pytest.mark.parametrize("system", ["mhn", "stn"])
+def test_weights_are_averaged_with_those_of_the_ctn_at_the_start(run, tmp_path, system):
+    folder = tmp_path / system
+    folder.mkdir()
+    config = TrainConfig("mine", ModelConfig(system))
+    facts = {"config": config.to_dict(), "step": 1, "seconds": 1}
+    (folder / "run.json").write_text(json.dumps(facts))
+    torch.manual_seed(1)
+    ours = {k: v.contiguous() for k, v in ctnet.create(system).state_dict().items()}
+    save_file(ours, folder / "last.safetensors")
+    start = adapt_weights(load_file(run.folder / "last.safetensors"), config.model)
+    mean = Run(folder, "two cores", averaged=(run.folder,)).weights()
+    assert set(mean) == set(ours)
+    for name, value in mean.items():
+        whole = not value.is_floating_point()
+        expected = ours[name] if whole else (ours[name] + start[name]) / 2
+        torch.testing.assert_close(value, expected)
 
 
 def test_register_writes_card_and_manifest(run, tmp_path):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ctnet.evaluation.evaluate import headline_name
 from ctnet.evaluation.tables import read_results
+from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import build_network
 from ctnet.training.config import TrainConfig
 from ctnet.zoo.card import CARD_FILE, model_card
@@ -51,8 +52,8 @@ class Run:
         note: What a reader must know of it, such as an early end; may be empty.
         earlier: Folders of the runs that it went on from, the first one first, where they are
             parts of the same training.
-        averaged: Those of the earlier ones whose weights are averaged with this one's, in equal
-            parts (Wortsman et al., "Model soups", ICML 2022).
+        averaged: Earlier ones, or the run of a CTN that it started from, whose weights are averaged
+            with this one's in equal parts (Wortsman et al., "Model soups", ICML 2022).
     """
 
     folder: Path
@@ -61,9 +62,15 @@ class Run:
     earlier: tuple[Path, ...] = ()
     averaged: tuple[Path, ...] = ()
 
+    @property
+    def config(self) -> TrainConfig:
+        """The run's configuration."""
+        return TrainConfig.from_dict(_facts(self.folder)["config"])
+
     def weights(self) -> dict[str, Tensor]:
         """Reads the best weights by validation, or the last where there was none."""
-        parts = [_read_weights(folder) for folder in (self.folder, *self.averaged)]
+        folders = (self.folder, *self.averaged)
+        parts = [adapt_weights(_read_weights(folder), self.config.model) for folder in folders]
         return {
             name: torch.stack([part[name] for part in parts]).mean(0)
             if value.is_floating_point()
@@ -74,7 +81,7 @@ class Run:
     def training(self) -> dict[str, Any]:
         """Returns what the card and the manifest say of the training."""
         folders = (*self.earlier, self.folder)
-        runs = [json.loads((folder / "run.json").read_text("utf-8")) for folder in folders]
+        runs = [_facts(folder) for folder in folders]
         configs = [TrainConfig.from_dict(run["config"]) for run in runs]
         first = configs[0]
         facts = {
@@ -89,8 +96,14 @@ class Run:
             "hardware": self.hardware,
         }
         if self.averaged:
-            facts["weights"] = f"mean of the ends of the last {len(self.averaged) + 1} parts"
+            names = " and ".join(folder.name for folder in (*self.averaged, self.folder))
+            facts["weights"] = f"mean of the ends of {names}"
         return facts | ({"note": self.note} if self.note else {})
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "run.json").read_text("utf-8"))
+    return facts
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -104,8 +117,7 @@ def export_run(run: Run, folder: str | Path) -> Path:
     Returns:
         The folder, for ``ctnet eval local-dir:FOLDER``.
     """
-    config = json.loads((run.folder / "run.json").read_text("utf-8"))["config"]
-    model = build_network(TrainConfig.from_dict(config).model)
+    model = build_network(run.config.model)
     model.load_state_dict(run.weights(), strict=True)
     return save_checkpoint(model, folder, half=True)
 
@@ -130,13 +142,12 @@ def register(
     if not measured:
         raise FileNotFoundError(f"no results for {folder.name} in {results}: run ctnet eval first.")
     model = load_network(folder)
-    config = json.loads((run.folder / "run.json").read_text("utf-8"))["config"]
     info = ModelInfo(
         name=folder.name,
         summary=summary,
         config=model.config.to_dict(),
         parameters=parameter_count(model),
-        rule=config["rule"],
+        rule=run.config.rule,
         licence=LICENCE,
         data=DATA,
         training=run.training(),
