@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 AddCommand = Callable[..., argparse.ArgumentParser]
 
@@ -52,7 +53,11 @@ def add_hub_commands(
     push.add_argument("--repo", required=True, metavar="ORG/REPO", help="made if missing")
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.add_argument(
-        "--record", action="store_true", help="enter repository and commit in the zoo's manifest"
+        "--record",
+        nargs="?",
+        const="",
+        metavar="MANIFEST",
+        help="enter repository and commit in the zoo's manifest",
     )
 
 
@@ -83,15 +88,16 @@ def _download(args: argparse.Namespace) -> int:
 
 def _push(args: argparse.Namespace) -> int:
     from ctnet.zoo.hub import locate
-    from ctnet.zoo.manifest import model_info
+    from ctnet.zoo.manifest import MANIFEST, model_info
     from ctnet.zoo.names import HUB_PREFIX
     from ctnet.zoo.upload import push, record
 
-    if args.record:
+    if args.record is not None:
         model_info(args.name)
     pushed = push(locate(args.name), args.repo, args.private)
     print(f"published: {HUB_PREFIX}{pushed}")
-    if args.record:
-        record(args.name, pushed)
-        print(f"recorded: {args.name} in the manifest; commit it")
+    if args.record is not None:
+        manifest = Path(args.record) if args.record else MANIFEST
+        record(args.name, pushed, manifest)
+        print(f"recorded: {args.name} in {manifest}; commit it")
     return 0

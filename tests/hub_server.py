@@ -168,7 +168,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[: fault.cut])
                 self.wfile.flush()
                 self.close_connection = True
-                self.connection.close()
                 return
             step = max(1, len(body) // 10) if fault is not None and fault.wait else len(body) or 1
             for start in range(0, len(body), step):

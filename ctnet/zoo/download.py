@@ -82,8 +82,8 @@ def fetch(
     if damaged := _damaged(folder, expected):
         raise ValueError(
             f"{name} arrived with other bytes than announced: {', '.join(damaged)} is damaged. "
-            "Call again, which fetches it anew; if that does not help, a proxy or mirror on the way "
-            "changes files."
+            "Call again, which fetches it anew; if that does not help, a proxy or mirror on the "
+            "way changes files."
         )
     return folder
 

@@ -27,6 +27,7 @@ __all__ = [
 
 _NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 _REVISION = "[0-9a-f]{40}"
+_CONFIG = {"system", "encoder", "decoder", "tasks"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class ModelInfo:
         needed = {CONFIG_FILE, WEIGHTS_FILE}
         self._require("files", set(self.files) == needed, f"a table with the keys {sorted(needed)}")
         self._require("card", self.card == CARD_FILE, repr(CARD_FILE))
+        self._require("config", set(self.config) >= _CONFIG, f"a table with {sorted(_CONFIG)}")
         self._require("metrics", _is_table_of_numbers(self.metrics), "numbers by rule and task")
         if self.repo_id is not None:
             HubName(self.repo_id, self.revision)
@@ -145,7 +147,10 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, ModelInfo]:
         raise ValueError(f"{path} is no manifest: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("models"), list):
         raise ValueError(f"{path} is no manifest: a table with 'format' and the list 'models'.")
-    read_format(content, path)
+    if read_format(content, path) < FORMAT:
+        raise ValueError(
+            f"{path} has format {content['format']}, older than this ctnet's {FORMAT}."
+        )
     entries = [ModelInfo.from_dict(entry) for entry in content["models"]]
     models = {entry.name: entry for entry in entries}
     if len(models) < len(entries):

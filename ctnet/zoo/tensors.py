@@ -50,7 +50,7 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
                 allowed = FLOATS if wanted.is_floating_point() else WHOLES
                 if shape != tuple(wanted.shape) or kind not in allowed:
                     raise ValueError(
-                        f"{name} is {kind} {shape}, expected {' or '.join(allowed)} "
+                        f"{name} is {kind} {shape!s:.100}, expected {' or '.join(allowed)} "
                         f"{tuple(wanted.shape)}."
                     )
             # Copies: what is mapped from a file changes, or ends, with the file.
