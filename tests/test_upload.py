@@ -167,7 +167,7 @@ def test_places_are_asked_in_order(
         assert main(["info", "mine"]) == 0
         text, _, folder = capsys.readouterr().out.rpartition("files: ")
         shown = json.loads(text)["places"]
-        assert [place["source"] for place in shown if place["found"]][0] == source
+        assert next(place["source"] for place in shown if place["found"]) == source
         assert folder.strip() == str(base / "mine")
         assert len(logged_in.requests) == asked
         shutil.rmtree(base / "mine")
@@ -188,7 +188,7 @@ def test_a_folder_of_weights_must_exist_and_hold_the_right_bytes(
     entry, checkpoint, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("CTNET_WEIGHTS", str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match="CTNET_WEIGHTS names .*none"):
+    with pytest.raises(FileNotFoundError, match=r"CTNET_WEIGHTS names .*none"):
         locate("mine")
     monkeypatch.setenv("CTNET_WEIGHTS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="neither installed nor published yet"):

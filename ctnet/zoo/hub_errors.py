@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 from ctnet.zoo.names import HubName
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCKED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -64,10 +68,9 @@ def explain(error: Exception, name: HubName, file: str = "") -> Exception:
     )
 
 
-def _explain_answer(error: Exception, name: HubName, what: str) -> Exception:
+def _explain_answer(error: HfHubHTTPError, name: HubName, what: str) -> Exception:
     from huggingface_hub import errors
 
-    assert isinstance(error, errors.HfHubHTTPError)
     status = error.response.status_code
     if isinstance(error, errors.GatedRepoError):
         return PermissionError(

@@ -147,10 +147,9 @@ def read_manifest(path: Path = MANIFEST) -> dict[str, ModelInfo]:
         raise ValueError(f"{path} is no manifest: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("models"), list):
         raise ValueError(f"{path} is no manifest: a table with 'format' and the list 'models'.")
-    if read_format(content, path) < FORMAT:
-        raise ValueError(
-            f"{path} has format {content['format']}, older than this ctnet's {FORMAT}."
-        )
+    found = read_format(content, path)
+    if found < FORMAT:
+        raise ValueError(f"{path} has format {found}; this ctnet reads {FORMAT} alone.")
     entries = [ModelInfo.from_dict(entry) for entry in content["models"]]
     models = {entry.name: entry for entry in entries}
     if len(models) < len(entries):
