@@ -219,6 +219,16 @@ def test_import_is_light():
     assert run("import sys, ctnet; print('torch' in sys.modules)").strip() == "False"
 
 
+def test_loading_imports_neither_a_compiler_nor_the_client_of_the_hub():
+    code = """
+import sys, ctnet
+ctnet.load("ctn-r2")
+ctnet.CompositeModel.from_pretrained("ctn-r2")
+print([name for name in ("sympy", "torch._dynamo", "huggingface_hub") if name in sys.modules])
+"""
+    assert run(code).splitlines()[-1] == "[]"
+
+
 def test_commands_about_files_load_neither_torch_nor_the_client_of_the_hub():
     code = """
 import sys
