@@ -1,4 +1,8 @@
-"""Entry points for torch.hub, one for each model: ``torch.hub.load(REPOSITORY, "ctn_r2")``."""
+"""Entry points for torch.hub: one for each model, and one for checkpoints of one's own.
+
+``torch.hub.load(REPOSITORY, "ctn_r2")``, or
+``torch.hub.load(REPOSITORY, "from_pretrained", "runs/pets/checkpoint")``.
+"""
 
 dependencies = ["torch", "numpy", "PIL", "safetensors"]
 
@@ -6,6 +10,7 @@ from collections.abc import Callable as _Callable  # noqa: E402
 
 from torch.nn import Module as _Module  # noqa: E402
 
+from ctnet.networks.shared import Shared as _Shared  # noqa: E402
 from ctnet.zoo import ModelInfo as _ModelInfo  # noqa: E402
 from ctnet.zoo import list_models as _list_models  # noqa: E402
 from ctnet.zoo import load as _load  # noqa: E402
@@ -30,3 +35,18 @@ def _entry(info: _ModelInfo) -> _Callable[..., _Module]:
 
 for _name in _list_models():
     globals()[_name.replace("-", "_")] = _entry(_model_info(_name))
+
+
+def from_pretrained(name: str, device: str = "cpu") -> _Module:
+    """Loads a checkpoint that training or fine-tuning saved, or one of the Hub.
+
+    Args:
+        name: A model of the zoo, the path of a folder with ``config.json`` and
+            ``model.safetensors``, or ``ORG/REPO[@REVISION]`` of the Hugging Face Hub.
+        device: Where the network goes.
+
+    Returns:
+        The network in eval mode: ``model.predict(image, palette)``, or for a palette network
+        ``network.predict(image)``.
+    """
+    return _Shared.from_pretrained(name, device=device)

@@ -1,9 +1,8 @@
-"""The command line: ``ctnet list | info | predict | palette | train | finetune | eval | ...``."""
+"""The command line: ``ctnet list | predict | palette | train | finetune | eval | ...``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ctnet import __version__
+from ctnet.hub_commands import add_hub_commands
 from ctnet.palette import Palette, read_ids
 from ctnet.rules import get_rule
 from ctnet.tasks import nearest
@@ -54,10 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     listing.add_argument("pattern", nargs="?", default="*", help="shell-style pattern of names")
 
-    info = _command(
-        commands, "info", "show all that is known of a model", "ctnet info ctn-r2", _info
-    )
-    info.add_argument("name")
+    add_hub_commands(commands, _command)
 
     predict = _command(
         commands,
@@ -246,18 +243,6 @@ def _list(args: argparse.Namespace) -> int:
     for name in names:
         info = model_info(name)
         print(f"{name:<14}{info.parameters / 1e6:6.2f} M parameters  {info.summary}")
-    return 0
-
-
-def _info(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from ctnet.zoo import model_info
-    from ctnet.zoo.hub import locate
-
-    info = model_info(args.name)
-    print(json.dumps(asdict(info), indent=2))
-    print(f"files: {locate(args.name)}")
     return 0
 
 

@@ -54,10 +54,17 @@ class TaskSpec:
             ValueError: If a key is missing or unknown.
         """
         known = {entry.name for entry in fields(cls)}
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a task is a table; got {values!r:.200}.")
         if not {"name", "title", "kind", "color"} <= set(values) <= known:
             raise ValueError(f"a task has the keys {sorted(known)}; got {sorted(values)}.")
-        colors = tuple(_as_color(color) for color in values.get("class_colors", ()))
-        classes = tuple(values.get("classes", ()))
+        names = [values[key] for key in ("name", "title", "kind")]
+        classes, colors = (tuple(values.get(key, ())) for key in ("classes", "class_colors"))
+        if not all(isinstance(name, str) for name in (*names, *classes)):
+            raise ValueError(
+                f"name, title, kind and classes of a task are text; got {values!r:.200}."
+            )
+        colors = tuple(_as_color(color) for color in colors)
         return cls(
             **{
                 **values,
@@ -69,7 +76,11 @@ class TaskSpec:
 
 
 def _as_color(values: Sequence[int]) -> Color:
-    if len(values) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in values):
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != 3
+        or not all(isinstance(x, int) and 0 <= x <= 255 for x in values)
+    ):
         raise ValueError(f"a colour is three whole numbers from 0 to 255; got {values}.")
     return values[0], values[1], values[2]
 

@@ -1,10 +1,13 @@
 """Helpers that several test files share."""
 
 import csv
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hub_server import TOKEN, Hub
 from PIL import Image
 
 from ctnet.networks.composite import create
@@ -119,3 +122,31 @@ def _write_photographs(root, classes=(0, 21), splits=("train",) * 4, size=(40, 4
 def write_photographs():
     """Function (root, classes, splits, size) -> root, which writes a small data set there."""
     return _write_photographs
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on loopback that the client of this process uses, with an empty cache; no token."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    server = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    # Xet is a protocol of its own; a Hub without it is asked for plain files.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("CTNET_WEIGHTS", raising=False)
+    # The client waits seconds before it tries again.
+    waits = []
+    quick = SimpleNamespace(**vars(time) | {"sleep": waits.append})
+    monkeypatch.setattr("huggingface_hub.file_download.time", quick)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", quick)
+    server.cache, server.waits, server.token = tmp_path / "cache", waits, TOKEN
+    close_session()
+    yield server
+    close_session()
+    server.close()

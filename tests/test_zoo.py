@@ -219,6 +219,26 @@ def test_import_is_light():
     assert run("import sys, ctnet; print('torch' in sys.modules)").strip() == "False"
 
 
+def test_loading_imports_neither_a_compiler_nor_the_client_of_the_hub():
+    code = """
+import sys, ctnet
+ctnet.load("ctn-r2")
+ctnet.CompositeModel.from_pretrained("ctn-r2")
+print([name for name in ("sympy", "torch._dynamo", "huggingface_hub") if name in sys.modules])
+"""
+    assert run(code).splitlines()[-1] == "[]"
+
+
+def test_commands_about_files_load_neither_torch_nor_the_client_of_the_hub():
+    code = """
+import sys
+from ctnet.cli import main
+main(["list"]); main(["info", "ctn-r2"]); main(["download", "ctn-r2"])
+print([name for name in ("torch", "huggingface_hub") if name in sys.modules])
+"""
+    assert run(code).splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("entry_point", ["ctn_r1", "ctn_r2"])
 def test_torch_hub_loads_from_a_checkout(entry_point, tmp_path):
     checkout = MANIFEST.parents[2]
@@ -240,10 +260,23 @@ def test_torch_hub_lists_and_explains_every_model(tmp_path, monkeypatch):
     (tmp_path / "hub/owner_ctnet_main").symlink_to(MANIFEST.parents[2])
     repository, known = "owner/ctnet:main", {"skip_validation": True, "trust_repo": True}
     found = torch.hub.list(repository, **known)
-    assert sorted(found) == [name.replace("-", "_") for name in NAMES]
+    assert sorted(found) == sorted([name.replace("-", "_") for name in NAMES] + ["from_pretrained"])
     for name in NAMES:
         words = torch.hub.help(repository, name.replace("-", "_"), **known)
         assert ctnet.model_info(name).summary in words
+
+
+def test_a_fine_tuned_checkpoint_loads_through_torch_hub(make_model, tmp_path):
+    network = make_model()
+    folder = save_checkpoint(network, tmp_path / "runs/pets/checkpoint")
+    checkout = str(MANIFEST.parents[2])
+    known = {"source": "local", "trust_repo": True}
+    for name in (str(folder), f"local-dir:{folder}"):
+        loaded = torch.hub.load(checkout, "from_pretrained", name, **known)
+        assert loaded.config == network.config
+        assert torch.equal(loaded.decoder.head.weight, network.decoder.head.weight)
+    with pytest.raises(ValueError, match="ORG/REPO"):
+        torch.hub.load(checkout, "from_pretrained", str(tmp_path / "none"), **known)
 
 
 @pytest.mark.parametrize("name", NAMES)

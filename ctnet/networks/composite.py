@@ -18,17 +18,30 @@ from ctnet.networks.decoder import (
     Condition,
     Decoder,
     DecoderConfig,
+    check_width,
     get_decoder_config,
 )
 from ctnet.networks.encoders import Encoder, Pretrained, create_encoder, normalize
 from ctnet.networks.features import Features, Pyramids, pad_to_grid, prepare_image
+from ctnet.networks.shared import Shared
 from ctnet.palette import Palette
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskSpec, get_task, nearest, register_task
+from ctnet.tasks import (
+    DEFAULT_TASKS,
+    IGNORE,
+    TASKS,
+    TaskSpec,
+    get_task,
+    nearest,
+    register_task,
+)
 
 if TYPE_CHECKING:
     from ctnet.predictor import ImageLike, PaletteLike, Prediction
 
 System = Literal["ctn", "mhn", "stn", "palette"]
+
+MAX_TASKS = 64
+"""Most tasks of a network: each is a decoder or a whole network more in an MHN and an STN."""
 
 
 def _check_keys(values: Mapping[str, Any], cls: type, name: str) -> None:
@@ -40,6 +53,12 @@ def _check_keys(values: Mapping[str, Any], cls: type, name: str) -> None:
     for key, required in known.items():
         if required and key not in values:
             raise ValueError(f"{name} lacks the key {key!r}.")
+
+
+def _as_list(values: Any) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"tasks, task_specs and anchors are lists; got {values!r:.200}.")
+    return values
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.system not in get_args(System):
             allowed = get_args(System)
-            raise ValueError(f"unknown system {self.system!r}{nearest(self.system, allowed)}")
+            raise ValueError(f"unknown system {self.system!r}{nearest(str(self.system), allowed)}")
+        self._check_types()
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must be one or more different names; got {self.tasks}.")
         for task in self.tasks:
@@ -81,6 +101,24 @@ class ModelConfig:
         if isinstance(self.decoder, str):
             get_decoder_config(self.decoder)
         self._check_anchors()
+
+    def _check_types(self) -> None:
+        """Configurations come with downloads: no value is taken on trust."""
+        if not isinstance(self.encoder, str):
+            raise ValueError(f"encoder is the name of one; got {self.encoder!r}.")
+        if not isinstance(self.decoder, str | DecoderConfig):
+            raise ValueError(f"decoder is a name or a decoder's config; got {self.decoder!r}.")
+        if (
+            not isinstance(self.tasks, tuple)
+            or not all(isinstance(task, str) for task in self.tasks)
+            or len(self.tasks) > MAX_TASKS
+        ):
+            raise ValueError(
+                f"tasks are up to {MAX_TASKS} names; got {len(self.tasks)}: {self.tasks!r:.200}."
+            )
+        check_width("code_length", self.code_length)
+        if not isinstance(self.added, int) or isinstance(self.added, bool):
+            raise ValueError(f"added is a whole number; got {self.added!r}.")
 
     def _check_anchors(self) -> None:
         coded = {task: len(get_task(task).classes) for task in self.tasks if get_task(task).classes}
@@ -119,9 +157,24 @@ class ModelConfig:
         Raises:
             ValueError: If a key is unknown or missing, or a value is not allowed.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a model's config is a table; got {values!r:.200}.")
         values = dict(values)
-        for spec in values.pop("task_specs", ()):
-            register_task(TaskSpec.from_dict(spec))
+        specs = [TaskSpec.from_dict(spec) for spec in _as_list(values.pop("task_specs", []))]
+        known = dict(TASKS)
+        try:
+            for spec in specs:
+                register_task(spec)
+            return cls._from_values(values)
+        except Exception:
+            # What is refused leaves nothing behind.
+            for spec in specs:
+                if spec.name not in known:
+                    TASKS.pop(spec.name, None)
+            raise
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> ModelConfig:
         _check_keys(values, cls, "a model's config")
         decoder = values.get("decoder")
         if isinstance(decoder, dict):
@@ -131,16 +184,16 @@ class ModelConfig:
             }
             values["decoder"] = DecoderConfig(**lists)
         if "tasks" in values:
-            values["tasks"] = tuple(values["tasks"])
+            values["tasks"] = tuple(_as_list(values["tasks"]))
         anchors = []
-        for entry in values.pop("anchors", ()):
+        for entry in _as_list(values.pop("anchors", [])):
             _check_keys(entry, ClassAnchors, "a model's anchors")
             points = tuple(tuple(point) for point in entry["points"])
             anchors.append(ClassAnchors(entry["task"], cast(tuple[Point, ...], points)))
         return cls(**values, anchors=tuple(anchors))
 
 
-class CompositeModel(nn.Module):
+class CompositeModel(Shared):
     """A network that does each task where a palette asks for it.
 
     Attributes:

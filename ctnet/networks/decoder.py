@@ -15,6 +15,9 @@ from ctnet.tasks import nearest
 LEVELS = (1, 2, 4, 8, 16, 32)
 """Strides at which the decoder works; the palette is needed at each."""
 
+MAX_WIDTH = 4096
+"""Most channels of a layer: eight times the widest of the paper."""
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -29,6 +32,10 @@ class DecoderConfig:
         bias: Whether convolutions before a norm have a (redundant) bias, as the paper's code has.
         align_corners: How bilinear upsampling aligns its samples.
         outputs: Channels of the composite.
+
+    Raises:
+        ValueError: If a value has another type or is out of its range: configurations come with
+            downloads.
     """
 
     stages: tuple[int, int, int, int, int]
@@ -39,6 +46,34 @@ class DecoderConfig:
     bias: bool = False
     align_corners: bool = False
     outputs: int = 3
+
+    def __post_init__(self) -> None:
+        lists = {"stages": 5, "skips": 5, "image": 2, "hidden": len(LEVELS)}
+        for name, length in lists.items():
+            widths = getattr(self, name)
+            if widths is None and name in ("skips", "image"):
+                continue
+            if not isinstance(widths, tuple) or len(widths) != length:
+                raise ValueError(f"{name} of a decoder are {length} widths; got {widths!r}.")
+            for width in widths:
+                check_width(f"{name} of a decoder", width)
+        check_width("embedding of a decoder", self.embedding)
+        check_width("outputs of a decoder", self.outputs)
+        for name in ("bias", "align_corners"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"{name} of a decoder is true or false; got {getattr(self, name)!r}."
+                )
+
+
+def check_width(name: str, width: int) -> None:
+    """Checks that a number of channels is a whole number from 1 to :data:`MAX_WIDTH`.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= MAX_WIDTH:
+        raise ValueError(f"{name} must be a whole number from 1 to {MAX_WIDTH}; got {width!r}.")
 
 
 DECODERS = {

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctnet.networks.composite import CompositeModel, ModelConfig, build
 from ctnet.networks.decoder import Decoder
 from ctnet.networks.encoders import Pretrained, create_encoder, normalize
 from ctnet.networks.features import prepare_image
+from ctnet.networks.shared import Shared
 from ctnet.palette import Palette
 
 if TYPE_CHECKING:
     from ctnet.predictor import ImageLike
 
 
-class PaletteNetwork(nn.Module):
+class PaletteNetwork(Shared):
     """Proposes a palette: a plain encoder and decoder with one score a task at every pixel.
 
     Args:

@@ -9,13 +9,11 @@ from huggingface_hub import ModelCardData
 
 from ctnet.evaluation.evaluate import EvalResult, headline_name
 from ctnet.evaluation.tables import metrics_table, palette_table
+from ctnet.zoo.files import CARD_FILE
 from ctnet.zoo.manifest import ModelInfo
+from ctnet.zoo.plain_card import LIBRARY, PIPELINE, TAGS, usage
 
-CARD_FILE = "README.md"
-
-LIBRARY = "ctnet"
-PIPELINE = "image-segmentation"
-TAGS = ["composite-tasking", "multi-task", "surface-normals", "saliency", "edges", "human-parts"]
+__all__ = ["CARD_FILE", "model_card"]
 
 CARD = """---
 {metadata}
@@ -46,14 +44,6 @@ Data: {data}
 Weights: {licence}. Stored as fp16; statistics of norms and task codes as fp32.
 """
 
-COMPOSITE_USAGE = """model = ctnet.load("{name}")
-prediction = model.predict("photo.jpg", "mosaic")
-prediction.save("out")"""
-
-PALETTE_USAGE = """network = ctnet.load_palette_network("{name}")
-palette = network.predict("photo.jpg")
-palette.save("palette.png")"""
-
 
 def model_card(info: ModelInfo, results: Sequence[EvalResult]) -> str:
     """Writes the card of a model.
@@ -63,12 +53,11 @@ def model_card(info: ModelInfo, results: Sequence[EvalResult]) -> str:
         results: What ``ctnet eval`` measured of it.
     """
     proposes = info.config["system"] == "palette"
-    usage = PALETTE_USAGE if proposes else COMPOSITE_USAGE
     return CARD.format(
         metadata=_metadata(info, results).to_yaml(),
         name=info.name,
         summary=info.summary,
-        usage=usage.format(name=info.name),
+        usage=usage(info.config["system"], info.name),
         table=palette_table(results) if proposes else metrics_table(results),
         training="\n".join(f"- {name.replace('_', ' ')}: {x}" for name, x in info.training.items()),
         data=info.data,

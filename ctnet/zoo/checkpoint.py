@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ctnet.networks.composite import CompositeModel, ModelConfig
+from ctnet.networks.encoders import TIMM_PREFIX
 from ctnet.networks.palette_net import PaletteNetwork, build_network
-from ctnet.zoo.manifest import FORMAT, FileInfo
+from ctnet.zoo.files import CONFIG_FILE, WEIGHTS_FILE, check_size, file_info, verify
+from ctnet.zoo.formats import FORMAT, NEEDS, migrate
+from ctnet.zoo.tensors import read_tensors
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+__all__ = [
+    "CONFIG_FILE", "WEIGHTS_FILE", "file_info", "load_checkpoint", "load_network",
+    "load_palette_checkpoint", "parameter_count", "save_checkpoint", "verify",
+]  # fmt: skip
 
 
 def save_checkpoint(
@@ -35,7 +40,7 @@ def save_checkpoint(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"format": FORMAT, "model": model.config.to_dict()}
+    content = {"format": FORMAT, "needs": NEEDS, "model": model.config.to_dict()}
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     statistics = {name for name, _ in model.named_buffers()}
 
@@ -88,53 +93,54 @@ def load_network(folder: str | Path) -> CompositeModel | PaletteNetwork:
                 f"no {name} in {folder}; a checkpoint is a folder with {CONFIG_FILE} and "
                 f"{WEIGHTS_FILE}."
             )
-    model = build_network(_read_config(folder / CONFIG_FILE))
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        check_size(folder / name)
+    model = _build_empty(_read_config(folder / CONFIG_FILE))
     try:
-        state = load_file(folder / WEIGHTS_FILE)
-        model.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=True
-        )
-    except (SafetensorError, RuntimeError) as error:
+        state = read_tensors(folder / WEIGHTS_FILE, model.state_dict())
+    except ValueError as error:
         raise ValueError(f"the weights in {folder} do not fit its config: {error}") from error
+    model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no parameters: for those without storage PyTorch would load half its compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.normal_ or getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
+
+
+def _build_empty(config: ModelConfig) -> CompositeModel | PaletteNetwork:
+    """Builds a network whose parameters have shapes, but take no memory."""
+    with ExitStack() as stack:
+        # timm computes with tensors while it builds; the names that it knows bound their size.
+        if not config.encoder.startswith(TIMM_PREFIX):
+            stack.enter_context(_Undrawn())
+            stack.enter_context(torch.device("meta"))
+        return build_network(config)
 
 
 def _read_config(path: Path) -> ModelConfig:
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if content["format"] > FORMAT:
-            raise ValueError(f"{path} has format {content['format']}: it needs a newer ctnet.")
-        return ModelConfig.from_dict(content["model"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        if not isinstance(content, dict):
+            raise TypeError(f"expected a table, got {type(content).__name__}")
+        return ModelConfig.from_dict(migrate(content, path)["model"])
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path} is no configuration of a model: {error!r}") from error
-
-
-def file_info(path: Path) -> FileInfo:
-    """Computes digest and size of a file, reading it in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return FileInfo(digest.hexdigest(), path.stat().st_size)
-
-
-def verify(folder: Path, files: dict[str, FileInfo]) -> None:
-    """Compares files with what a manifest says of them.
-
-    Raises:
-        FileNotFoundError: If one is missing.
-        ValueError: If one has other bytes.
-    """
-    for name, expected in files.items():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{name} is missing in {folder}; install or download it again.")
-        found = file_info(folder / name)
-        if found != expected:
-            raise ValueError(
-                f"{folder / name} is damaged or not what the manifest names: {found.size} bytes, "
-                f"sha256 {found.sha256[:12]}..., expected {expected.size} bytes, "
-                f"{expected.sha256[:12]}...; delete it and install or download it again."
-            )
 
 
 def parameter_count(model: torch.nn.Module) -> int:

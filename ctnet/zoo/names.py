@@ -1,0 +1,66 @@
+"""Names of repositories on the Hugging Face Hub, checked before anything is done with them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+HUB_PREFIX = "hf-hub:"
+FOLDER_PREFIX = "local-dir:"
+
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}"
+_REVISION = r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}"
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A repository and a revision of it.
+
+    Attributes:
+        repo_id: ``ORG/REPO``.
+        revision: Branch, tag or commit; None is the main branch.
+
+    Raises:
+        ValueError: If it is no such name, or one that could lead out of the Hub's cache.
+    """
+
+    repo_id: str
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        repo, revision = self.repo_id, self.revision
+        if (
+            not isinstance(repo, str)
+            or not re.fullmatch(f"{_PART}/{_PART}", repo)
+            or ".." in repo
+            or "--" in repo
+            or repo.endswith((".git", ".", "-"))
+        ):
+            raise ValueError(
+                f"a repository of the Hub is ORG/REPO, of letters, digits, '-', '_' and '.'; got "
+                f"{repo!r}."
+            )
+        if revision is not None and (
+            not isinstance(revision, str)
+            or not re.fullmatch(_REVISION, revision)
+            or ".." in revision
+            or "//" in revision
+            or revision.endswith(("/", ".", ".lock"))
+        ):
+            raise ValueError(
+                f"a revision is a branch, tag or commit, such as main, v1.0 or 40 hexadecimal "
+                f"digits; got {revision!r}."
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> HubName:
+        """Reads ``ORG/REPO[@REVISION]``, with or without ``hf-hub:`` before it.
+
+        Raises:
+            ValueError: If it is no such name.
+        """
+        repo, at, revision = text.removeprefix(HUB_PREFIX).partition("@")
+        return cls(repo, revision if at else None)
+
+    def __str__(self) -> str:
+        return self.repo_id + (f"@{self.revision}" if self.revision else "")
