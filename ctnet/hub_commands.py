@@ -70,8 +70,10 @@ def _info(args: argparse.Namespace) -> int:
     print(json.dumps(asdict(info) | {"places": [asdict(place) for place in found]}, indent=2))
     if any(place.found for place in found):
         print(f"files: {locate(args.name)}")
-    else:
+    elif info.repo_id:
         print(f"files: none yet; get them by: ctnet download {args.name}")
+    else:
+        print("files: none, and none on the Hub yet; a checkout of the repository has them")
     return 0
 
 

@@ -149,6 +149,13 @@ def entry(checkpoint, monkeypatch, tmp_path):
     return enter
 
 
+def test_a_model_that_is_nowhere(entry, capsys):
+    assert main(["info", entry.info.name]) == 0
+    assert capsys.readouterr().out.endswith("a checkout of the repository has them\n")
+    assert main(["download", entry.info.name]) == 1
+    assert "neither installed nor published" in capsys.readouterr().err
+
+
 def test_places_are_asked_in_order(
     logged_in, entry, checkpoint, network, monkeypatch, tmp_path, caplog, capsys
 ):
