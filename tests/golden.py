@@ -1,4 +1,4 @@
-"""What released models must go on to give: ``python tests/golden.py NAME...`` writes it.
+"""What released models must go on to give; ``PYTHONPATH=. python tests/golden.py NAME`` writes it.
 
 ``golden/SYSTEM.txt`` freezes the keys of the weights, one line for each tensor;
 ``golden/NAME.json`` the raw outputs on a picture and a palette that are made by formulas, at every

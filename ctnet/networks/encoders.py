@@ -157,8 +157,9 @@ def create_encoder(name: str, pretrained: Pretrained = False) -> Encoder:
     elif name in SCALES:
         encoder = EfficientNetLite(name)
         if pretrained:
-            given = None if pretrained is True else read_weights(pretrained)
-            encoder.load_published(given or published_weights(name))
+            encoder.load_published(
+                published_weights(name) if pretrained is True else read_weights(pretrained)
+            )
     else:
         raise ValueError(f"unknown encoder {name!r}{nearest(name, (*ENCODERS, 'timm:NAME'))}")
     return cast(Encoder, encoder)

@@ -123,8 +123,10 @@ class TrainingLoop(ABC, Generic[Network]):
         """Runs the network on a batch: the total to minimise, and losses by name for the log."""
 
     def _create_model(self, weights: State | None) -> Network:
-        wanted = self.config.pretrained_encoder and weights is None
-        model = self._build(self.config.encoder_weights or True if wanted else False)
+        pretrained: Pretrained = False
+        if self.config.pretrained_encoder and weights is None:
+            pretrained = self.config.encoder_weights or True
+        model = self._build(pretrained)
         if weights is not None:
             model.load_state_dict(adapt_weights(weights, self.config.model), strict=True)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -9,11 +9,8 @@ from huggingface_hub import ModelCardData
 
 from ctnet.evaluation.evaluate import EvalResult, headline_name
 from ctnet.evaluation.tables import metrics_table, palette_table
-from ctnet.zoo.files import CARD_FILE
 from ctnet.zoo.manifest import ModelInfo
 from ctnet.zoo.plain_card import LIBRARY, PIPELINE, TAGS, usage
-
-__all__ = ["CARD_FILE", "model_card"]
 
 CARD = """---
 {metadata}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctnet.zoo.files import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE, FileInfo, verify
+from ctnet.zoo.files import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE, FileInfo, file_info, verify
 from ctnet.zoo.hub_errors import explain
 from ctnet.zoo.names import HubName
 
@@ -169,15 +169,10 @@ def _is_intact(path: Path, expected: FileInfo | None) -> bool:
         return True
     name = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", name):
-        return _digest(path, hashlib.sha256()) == name
+        return file_info(path).sha256 == name
     if re.fullmatch("[0-9a-f]{40}", name):
-        return _digest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size)) == name
+        blob = b"blob %d\0" % path.stat().st_size
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.sha1(blob)).hexdigest() == name
     # Where the cache holds no links, nothing names the digest.
     return True
-
-
-def _digest(path: Path, digest: hashlib._Hash) -> str:
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

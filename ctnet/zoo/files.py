@@ -43,10 +43,8 @@ class FileInfo:
 
 def file_info(path: Path) -> FileInfo:
     """Computes digest and size of a file, reading it in pieces."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        digest = hashlib.file_digest(file, "sha256")
     return FileInfo(digest.hexdigest(), path.stat().st_size)
 
 

@@ -12,6 +12,15 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,94}"
 _REVISION = r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}"
 
 
+def _fits(text: object, pattern: str, nowhere: tuple[str, ...], not_last: tuple[str, ...]) -> bool:
+    return (
+        isinstance(text, str)
+        and re.fullmatch(pattern, text) is not None
+        and not any(part in text for part in nowhere)
+        and not text.endswith(not_last)
+    )
+
+
 @dataclass(frozen=True)
 class HubName:
     """A repository and a revision of it.
@@ -29,23 +38,13 @@ class HubName:
 
     def __post_init__(self) -> None:
         repo, revision = self.repo_id, self.revision
-        if (
-            not isinstance(repo, str)
-            or not re.fullmatch(f"{_PART}/{_PART}", repo)
-            or ".." in repo
-            or "--" in repo
-            or repo.endswith((".git", ".", "-"))
-        ):
+        if not _fits(repo, f"{_PART}/{_PART}", ("..", "--"), (".git", ".", "-")):
             raise ValueError(
                 f"a repository of the Hub is ORG/REPO, of letters, digits, '-', '_' and '.'; got "
                 f"{repo!r}."
             )
-        if revision is not None and (
-            not isinstance(revision, str)
-            or not re.fullmatch(_REVISION, revision)
-            or ".." in revision
-            or "//" in revision
-            or revision.endswith(("/", ".", ".lock"))
+        if revision is not None and not _fits(
+            revision, _REVISION, ("..", "//"), ("/", ".", ".lock")
         ):
             raise ValueError(
                 f"a revision is a branch, tag or commit, such as main, v1.0 or 40 hexadecimal "

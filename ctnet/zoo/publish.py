@@ -23,15 +23,9 @@ from ctnet.evaluation.tables import read_results
 from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import build_network
 from ctnet.training.config import TrainConfig
-from ctnet.zoo.card import CARD_FILE, model_card
-from ctnet.zoo.checkpoint import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    file_info,
-    load_network,
-    parameter_count,
-    save_checkpoint,
-)
+from ctnet.zoo.card import model_card
+from ctnet.zoo.checkpoint import load_network, parameter_count, save_checkpoint
+from ctnet.zoo.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, file_info
 from ctnet.zoo.hub import locate
 from ctnet.zoo.manifest import MANIFEST, ModelInfo, read_manifest, write_manifest
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ctnet.decoding import ClassAnchors, Point
 from ctnet.networks.composite import CompositeModel, ModelConfig, build
 from ctnet.networks.conditioning import task_codes
+from ctnet.networks.encoders import read_weights
 from ctnet.tasks import DEFAULT_TASKS, PART_CLASSES, TASKS, VOC_CLASSES
 from ctnet.training.pascal_mt import COLOR_MAP_CLASSES
 
@@ -184,10 +184,8 @@ def import_published(path: str | Path) -> CompositeModel:
 def _read(path: Path) -> Any:
     """Reads a file's tensors without running what else it may hold."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         with torch.serialization.safe_globals(_CALLBACKS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return read_weights(path)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|function|class) ([\w.]+)", str(error))
         raise ValueError(
