@@ -60,7 +60,7 @@ def fold_encoder(encoder: Encoder) -> Encoder:
         _fold(conv, folded.get_submodule(name))
         parent, _, child = name.rpartition(".")
         setattr(folded.get_submodule(parent), child, _rest_of(folded.get_submodule(name)))
-    return cast(Encoder, folded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    return cast(Encoder, folded.to(memory_format=torch.channels_last))
 
 
 def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, str]]:
@@ -78,7 +78,7 @@ def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, str]]:
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(
                 module.register_forward_pre_hook(
-                    lambda _, args, name=name: inputs.append((args[0], name))  # type: ignore[misc]
+                    lambda _, args, name=name: inputs.append((args[0], name))
                 )
             )
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):

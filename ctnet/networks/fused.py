@@ -117,7 +117,9 @@ class FusedBlock:
         return kernel
 
 
-def _fuse_block(block: Block, embeddings: Tensor | None, dtype: torch.dtype, step: Step) -> FusedBlock:
+def _fuse_block(
+    block: Block, embeddings: Tensor | None, dtype: torch.dtype, step: Step
+) -> FusedBlock:
     conv, norm = block.conv, block.norm
     scale, shift = affine_of(norm.norm if isinstance(norm, ConditionedNorm) else norm)
     bias = shift if conv.bias is None else shift + conv.bias * scale
@@ -257,5 +259,3 @@ class _Asked:
 
     def everywhere(self, stride: int) -> MixtureMap:
         return cast(Levels, self.levels)[stride]
-
-

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Span = tuple[int, int]
+"""First and last cell, the end excluded."""
+
 GRAIN = 32
 """Side in pixels of a cell of the coarsest level."""
 
@@ -89,9 +92,6 @@ def _each_axis(box: Box, size: tuple[int, int], span: Callable[[int, int, int], 
     return Box(top, left, bottom, right)
 
 
-Span = tuple[int, int]
-
-
 def _ratio(size: int) -> float:
     """Cells of a level for one cell of the finer level, with corners aligned."""
     return (size - 1) / (2 * size - 1)
@@ -115,18 +115,20 @@ def upsampling_reaches(box: Box, size: tuple[int, int], align_corners: bool) -> 
     """Finds what of the level twice as fine a box of a level of that size has a part in."""
 
     def span(start: int, stop: int, cells: int) -> Span:
-        if align_corners and cells > 1:
-            low, high = (start - 1) / _ratio(cells), stop / _ratio(cells)
+        low, high = 2 * start - 1, 2 * stop + 1
+        if align_corners and cells == 1:
+            low, high = 0, 2
         elif align_corners:
-            low, high = 0, 2 * cells
-        else:
-            low, high = 2 * start - 1, 2 * stop + 1
-        return max(math.floor(low - 1e-3), 0), min(math.ceil(high + 1e-3), 2 * cells)
+            ratio = _ratio(cells)
+            low, high = math.ceil((start - 1) / ratio - 1e-3), math.ceil(stop / ratio + 1e-3)
+        return max(low, 0), min(high, 2 * cells)
 
     return _each_axis(box, size, span)
 
 
-def upsample(x: Tensor, has: Box, wanted: Box, size: tuple[int, int], align_corners: bool) -> Tensor:
+def upsample(
+    x: Tensor, has: Box, wanted: Box, size: tuple[int, int], align_corners: bool
+) -> Tensor:
     """Upsamples a part of a level bilinearly, as if the whole level were there.
 
     Args:
@@ -152,8 +154,8 @@ def upsample(x: Tensor, has: Box, wanted: Box, size: tuple[int, int], align_corn
         low = at.long()
         share = (at - low).to(x.dtype).view((-1, 1) if axis else (-1, 1, 1))
         high = (low + 1).clamp(max=size[axis] - 1)
-        pair = (cells.index_select(axis + 1, rows - offset) for rows in (low, high))
-        cells = torch.lerp(*pair, share)
+        first, second = (cells.index_select(axis + 1, rows - offset) for rows in (low, high))
+        cells = torch.lerp(first, second, share)
     return cells.permute(0, 3, 1, 2)
 
 
@@ -217,9 +219,7 @@ def plan(wanted: Box, size: tuple[int, int], align_corners: bool) -> Plan:
         grid = grid.join(inputs[stride].finer(stride))
     image = inputs[1].grow(1, size)
     grid = grid.join(image).join(outputs[32].finer(32))
-    return Plan(
-        outputs, inputs, image, image.grow(1, size), grid.coarser(GRAIN).finer(GRAIN)
-    )
+    return Plan(outputs, inputs, image, image.grow(1, size), grid.coarser(GRAIN).finer(GRAIN))
 
 
 def reach(changed: Box, size: tuple[int, int], align_corners: bool) -> Box:
