@@ -112,7 +112,9 @@ class FusedNetwork:
             decoder, pyramid = self.decoders[0], features.pyramids[0]
             shared = decoder.prepare(image, pyramid)
             for task in range(self.tasks):
-                levels = self._levels(torch.full((1, *size), task, device=image.device), image.dtype)
+                levels = self._levels(
+                    torch.full((1, *size), task, device=image.device), image.dtype
+                )
                 answer[:, task] = decoder(image, pyramid, levels, shared=shared)
             return answer
         for task in range(self.tasks):
