@@ -48,7 +48,8 @@ class MixtureMap:
 def _distinct(keys: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Finds the distinct ones of keys below ``top``, in order, and the place of each key."""
     if top > FEW_KEYS:
-        return torch.unique(keys, return_inverse=True)
+        found, index = torch.unique(keys, return_inverse=True)
+        return found, index
     present = torch.zeros(top, dtype=torch.bool, device=keys.device)
     present[keys.flatten()] = True
     return present.nonzero()[:, 0], (present.long().cumsum(0) - 1)[keys]
