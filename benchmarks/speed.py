@@ -249,18 +249,15 @@ def palettes(bench: Bench) -> list[Finding]:
     classes = torch.randint(21, (count, side // 16, side // 16), device=bench.device)
     labels = classes.repeat_interleave(16, 1).repeat_interleave(16, 2)
     mosaic = bench.palettes(1, side)["mosaic"]
-    found = []
-    for size in ENCODERS:
-        make = partial(make_palettes, count=count, size=(side, side), generator=generator)
-        runs: dict[str, Run] = {
-            "network": partial(bench.model(size).fuse(), image, mosaic),
-            f"{count} mosaics": partial(make, R1, device=bench.device),
-            f"{count} semantic palettes": partial(make, R2, labels=labels, device=bench.device),
-            "mixtures of a mosaic": partial(palette_pyramid, mosaic, 5, LEVELS),
-        }
-        limits = {name: 0.02 * (count if name[0] == str(count) else 1) for name in runs}
-        found += bench.compare(f"{{}} / one composite, {size}, {side} x {side}", runs, limits)
-    return found
+    make = partial(make_palettes, count=count, size=(side, side), generator=generator)
+    runs: dict[str, Run] = {
+        "network": partial(bench.model("compact").fuse(), image, mosaic),
+        f"{count} mosaics": partial(make, R1, device=bench.device),
+        f"{count} semantic palettes": partial(make, R2, labels=labels, device=bench.device),
+        "mixtures of a mosaic": partial(palette_pyramid, mosaic, 5, LEVELS),
+    }
+    limits = {name: 0.02 * (count if name[0] == str(count) else 1) for name in runs}
+    return bench.compare(f"{{}} / one composite, compact, {side} x {side}", runs, limits)
 
 
 PARTS: dict[str, Callable[[Bench], list[Finding]]] = {
