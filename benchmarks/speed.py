@@ -194,7 +194,7 @@ def beyond(bench: Bench) -> list[Finding]:
             "all at once": lambda m=model, x=small: m.decode_all(m.encode(x)),  # type: ignore[misc]
         }
         limits = {"all at once": 0.75} if size == "paper" else {}
-        found += bench.compare(f"{{}} / five passes, {size}, 256 x 256", runs, limits)
+        found += bench.compare(f"{{}} / five passes, {size}, {small.shape[3]} px", runs, limits)
     return found
 
 

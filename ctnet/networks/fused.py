@@ -211,7 +211,9 @@ class FusedDecoder:
                 side = self._crop(image, part.pixels)
                 side = run(self.image[0], side, part.pixels, part.image)
                 side = run(self.image[1], side, part.image, reads)
-            x = run(stage, torch.cat([x, side], 1), reads, part.outputs[stride])
+            x = torch.cat([x, side], 1)
+            del side  # The convolution needs the room.
+            x = run(stage, x, reads, part.outputs[stride])
         return F.conv2d(x, *self.head).to(image.dtype)
 
     def prepare(self, image: Tensor, features: Sequence[Tensor]) -> Shared:
