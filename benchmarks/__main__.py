@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks complexity | plot``."""
+"""The command line: ``python -m benchmarks complexity | plot | speed``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.speed import PARTS, Bench, measure
 from ctnet.evaluation.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
+from ctnet.tasks import nearest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,13 +31,36 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument(
         "--out", type=Path, default=Path("docs/complexity.png"), help="default: %(default)s"
     )
+
+    speed = commands.add_parser("speed", help="what conditioning costs, as ratios against limits")
+    speed.set_defaults(run=_speed)
+    speed.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all)")
+    speed.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    speed.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    speed.add_argument("--device", default="cpu", help="default: %(default)s")
+    speed.add_argument("--compile", action="store_true", help="the compiled look-up too")
+    speed.add_argument("--quick", action="store_true", help="small: does everything run?")
+    speed.add_argument(
+        "--out", type=Path, default=Path("results/speed.json"), help="default: %(default)s"
+    )
     return parser
 
 
-def _complexity(args: argparse.Namespace) -> None:
-    from benchmarks.complexity import measure
+def _speed(args: argparse.Namespace) -> None:
+    for part in args.parts:
+        if part not in PARTS:
+            raise ValueError(f"unknown measurement {part!r}{nearest(part, PARTS)}")
+    bench = Bench(args.device, args.rounds, args.quick, args.compile)
+    found = measure(bench, args.parts or tuple(PARTS), args.threads)
+    found.save(args.out)
+    print(found.table())
+    print(f"written: {args.out}")
 
-    found = measure(rounds=args.rounds, threads=args.threads)
+
+def _complexity(args: argparse.Namespace) -> None:
+    from benchmarks.complexity import measure as measure_complexity
+
+    found = measure_complexity(rounds=args.rounds, threads=args.threads)
     found.save(args.out)
     print(complexity_table(found))
     print(f"written: {args.out}")

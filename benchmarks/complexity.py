@@ -12,22 +12,18 @@ weights, is not seen.
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctnet.evaluation.complexity import Complexity, Cost, SystemCost
+from ctnet.measuring import LiveBytes, cpu_name
 from ctnet.networks.composite import SYSTEMS, CompositeModel, create
 from ctnet.networks.conditioning import ConditionedNorm
 from ctnet.palette import Palette
@@ -37,48 +33,6 @@ SIDE = 256
 
 ENCODERS = {"paper": "resnet34", "compact": "efficientnet_lite0"}
 """Encoder of each size; the size's name is the decoder's."""
-
-
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the bytes of all tensors that operators make.
-
-    Attributes:
-        live: Bytes alive now.
-        peak: Most bytes alive at once.
-    """
-
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        """Starts at zero; ``known`` tensors (weights, inputs) do not count."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Runs an operator and counts what it returns."""
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._watch(value.untyped_storage())
-        return result
-
-    def _watch(self, storage: Any) -> None:
-        # Views and in-place results share a storage; the finalizer runs when its last tensor dies.
-        if storage._cdata in self._known:
-            return
-        self._known.add(storage._cdata)
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
 
 
 @dataclass(frozen=True)
@@ -213,13 +167,5 @@ def measure(
             own = costs[2 * number : 2 * number + 2]
             systems.append(SystemCost(size, system, ENCODERS[size], parameters, *own))
     return Complexity(
-        tuple(systems), side, rounds, threads, _cpu(), torch.__version__.partition("+")[0]
+        tuple(systems), side, rounds, threads, cpu_name(), torch.__version__.partition("+")[0]
     )
-
-
-def _cpu() -> str:
-    """Returns the processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

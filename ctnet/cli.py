@@ -160,6 +160,23 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0, help="of mosaics and random palettes")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
 
+    bench = _command(
+        commands,
+        "bench",
+        "measure time and memory of a model on this machine, against image size and batch",
+        "ctnet bench ctn-r1 --sides 256 512 --batches 1 4 --out bench.png",
+        _bench,
+    )
+    bench.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="default: %(default)s")
+    bench.add_argument("--palette", default="R1", help="R1, Rrnd or single:TASK (default: R1)")
+    bench.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512], metavar="PIXELS")
+    bench.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4], metavar="N")
+    bench.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    bench.add_argument("--threads", type=int, help="of torch on a CPU; default: torch's own")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    bench.add_argument("--compile", action="store_true", help="compile the look-up")
+    bench.add_argument("--out", type=Path, help="plot (PNG); a table is printed in any case")
+
     tables = _command(
         commands,
         "tables",
@@ -252,7 +269,7 @@ def _predict(args: argparse.Namespace) -> int:
     from ctnet.zoo import load
 
     paths = find_images(args.images)
-    model = load(args.model, device=pick_device(args.device))
+    model = load(args.model, device=pick_device(args.device)).fuse()
     failed = 0
     stems: Counter[str] = Counter()
     for path in paths:
@@ -386,6 +403,22 @@ def _eval(args: argparse.Namespace) -> int:
         kinds = " + ".join(result.labels[task])
         print(f"{task:<10} {result.headline(task):8.3f}  ({kinds} labels)")
     print(f"written: {result.save(args.out)}")
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from ctnet.bench import bench, draw, table
+    from ctnet.device import pick_device
+    from ctnet.zoo import load
+
+    model = load(args.model, device=pick_device(args.device)).fuse(compile=args.compile)
+    rule = get_rule(args.palette, model.tasks)
+    points = bench(model, rule, args.sides, args.batches, args.rounds, args.threads)
+    print(table(points))
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        draw(points, args.model).save(args.out, optimize=True)
+        print(f"written: {args.out}")
     return 0
 
 

@@ -23,6 +23,7 @@ from ctnet.networks.decoder import (
 )
 from ctnet.networks.encoders import Encoder, Pretrained, create_encoder, normalize
 from ctnet.networks.features import Features, Pyramids, pad_to_grid, prepare_image
+from ctnet.networks.fused_network import Conditioned, Fusable
 from ctnet.networks.shared import Shared
 from ctnet.palette import Palette
 from ctnet.tasks import (
@@ -36,6 +37,7 @@ from ctnet.tasks import (
 )
 
 if TYPE_CHECKING:
+    from ctnet.networks.session import Session
     from ctnet.predictor import ImageLike, PaletteLike, Prediction
 
 System = Literal["ctn", "mhn", "stn", "palette"]
@@ -193,7 +195,7 @@ class ModelConfig:
         return cls(**values, anchors=tuple(anchors))
 
 
-class CompositeModel(Shared):
+class CompositeModel(Fusable, Shared):
     """A network that does each task where a palette asks for it.
 
     Attributes:
@@ -236,12 +238,16 @@ class CompositeModel(Shared):
         Raises:
             ValueError: If the shape or type is another.
         """
-        encoders = self._encoders()
+        network = self._usable()
+        encoders = self._encoders() if network is None else network.encoders
         padded = prepare_image(image, next(self.parameters()).dtype)
         padded = normalize(padded, encoders[0].mean, encoders[0].std)
+        seen = padded
+        if network is not None:
+            seen = padded.to(network.dtype).contiguous(memory_format=torch.channels_last)
         # One of many encoders waits until its task is asked for.
-        known = {0: encoders[0](padded)} if len(encoders) == 1 else {}
-        pyramids = Pyramids(padded, encoders, known)
+        known = {0: encoders[0](seen)} if len(encoders) == 1 else {}
+        pyramids = Pyramids(seen, encoders, known)
         return Features(padded, pyramids, (image.shape[-2], image.shape[-1]))
 
     def decode(self, features: Features, palette: Tensor | Palette) -> Tensor:
@@ -259,14 +265,48 @@ class CompositeModel(Shared):
         Raises:
             ValueError: If the palette has another size, an unknown id or invalid fractions.
         """
+        padded = self.padded_palette(features, palette)
+        network = self._usable()
+        run = self._decode if network is None else network.decode
+        height, width = features.size
+        return run(features, padded)[..., :height, :width]
+
+    def padded_palette(self, features: Features, palette: Tensor | Palette) -> Tensor:
+        """Checks a palette and pads it as its image is: (N,H',W') or (N,K,H',W').
+
+        Raises:
+            ValueError: If the palette has another size, an unknown id or invalid fractions.
+        """
         n = features.image.shape[0]
         ids = self._palette_tensor(palette, (n, *features.size)).to(features.image.device)
         if ids.is_floating_point():
-            padded = pad_to_grid(ids.to(features.image.dtype))
-        else:
-            padded = pad_to_grid(ids[:, None].float())[:, 0].long()
+            return pad_to_grid(ids.to(features.image.dtype))
+        if features.size == features.image.shape[2:]:
+            return ids
+        return pad_to_grid(ids[:, None].float())[:, 0].long()
+
+    def decode_all(self, features: Features) -> Tensor:
+        """Does every task everywhere; what does not depend on the task is computed once.
+
+        Always without gradients, by :meth:`compiled`.
+
+        Args:
+            features: What :meth:`encode` gave.
+
+        Returns:
+            Raw outputs (N,K,3,H,W) in the order of :attr:`tasks`.
+
+        Raises:
+            ValueError: If the network is in training mode.
+        """
         height, width = features.size
-        return self._decode(features, padded)[..., :height, :width]
+        return self.compiled().decode_all(features)[..., :height, :width]
+
+    def session(self, image: Tensor) -> Session:
+        """Encodes an image for palettes that are edited step by step; see :class:`Session`."""
+        from ctnet.networks.session import Session
+
+        return Session(self, image)
 
     def forward(self, image: Tensor, palette: Tensor | Palette) -> Tensor:
         """Does the requested tasks: :meth:`decode` of :meth:`encode`.
@@ -305,6 +345,12 @@ class CompositeModel(Shared):
 
         side = DEFAULT_LONG_SIDE if long_side is None else long_side
         return predict(self, image, palette, side, seed)
+
+    def predict_all(self, image: ImageLike, long_side: int | None = None) -> dict[str, Prediction]:
+        """Does every task everywhere; see :func:`ctnet.predictor.predict_all`."""
+        from ctnet.predictor import DEFAULT_LONG_SIDE, predict_all
+
+        return predict_all(self, image, DEFAULT_LONG_SIDE if long_side is None else long_side)
 
     def _palette_tensor(self, palette: Tensor | Palette, shape: tuple[int, int, int]) -> Tensor:
         """Checks a palette against the expected (N,H,W) and gives it that batch size."""
@@ -368,6 +414,9 @@ class CTN(CompositeModel):
     def _encoders(self) -> Sequence[Encoder]:
         return [self.encoder]
 
+    def _parts(self) -> tuple[Sequence[Encoder], Sequence[Conditioned], int]:
+        return [self.encoder], [(self.decoder, self.representation())], len(self.tasks)
+
     def _decode(self, features: Features, palette: Tensor) -> Tensor:
         embeddings = self.representation()
         if palette.is_floating_point():
@@ -413,6 +462,10 @@ class MHN(_PerTaskModel):
     def _encoders(self) -> Sequence[Encoder]:
         return [self.encoder]
 
+    def _parts(self) -> tuple[Sequence[Encoder], Sequence[Conditioned], int]:
+        decoders = cast(Sequence[Decoder], self.decoders)
+        return [self.encoder], [(decoder, None) for decoder in decoders], len(self.tasks)
+
     def _answer(self, features: Features, task: int) -> Tensor:
         return cast(Tensor, self.decoders[task](features.image, features.pyramids[0], None))
 
@@ -442,6 +495,10 @@ class STN(_PerTaskModel):
 
     def _encoders(self) -> Sequence[Encoder]:
         return [network.encoder for network in cast(Sequence[SingleTaskNetwork], self.networks)]
+
+    def _parts(self) -> tuple[Sequence[Encoder], Sequence[Conditioned], int]:
+        networks = cast(Sequence[SingleTaskNetwork], self.networks)
+        return self._encoders(), [(n.decoder, None) for n in networks], len(self.tasks)
 
     def _answer(self, features: Features, task: int) -> Tensor:
         network = cast(SingleTaskNetwork, self.networks[task])

@@ -9,7 +9,7 @@ the zero embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +24,9 @@ CODE_BLOCK = 20
 
 AFFINE_SPREAD = 0.3
 """How far gammas and betas of different tasks lie apart at the start of training."""
+
+FEW_KEYS = 2**16
+"""Distinct ones of keys below this are found by a table, without sorting."""
 
 ONE_HOT_ROWS = 32
 """Up to so many distinct mixtures, gradients of a table are one matrix product."""
@@ -42,25 +45,54 @@ class MixtureMap:
     index: Tensor | None
 
 
-def _distinct_counts(counts: Tensor, cell: int) -> tuple[Tensor, Tensor]:
-    """Finds distinct rows of whole-numbered counts (P,K), each at most ``cell``."""
-    tasks = counts.shape[1]
-    if (cell + 1) ** tasks < 2**62:
-        radix = torch.tensor([(cell + 1) ** k for k in range(tasks)], device=counts.device)
-        keys, index = torch.unique((counts.long() * radix).sum(1), return_inverse=True)
-        rows = (keys[:, None] // radix) % (cell + 1)
-    else:
-        rows, index = torch.unique(counts.long(), dim=0, return_inverse=True)
-    return rows, index
+def _distinct(keys: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Finds the distinct ones of keys below ``top``, in order, and the place of each key."""
+    if top > FEW_KEYS:
+        found, index = torch.unique(keys, return_inverse=True)
+        return found, index
+    present = torch.zeros(top, dtype=torch.bool, device=keys.device)
+    present[keys.flatten()] = True
+    return present.nonzero()[:, 0], (present.long().cumsum(0) - 1)[keys]
 
 
-def _mixtures(counts: Tensor, cell: int, dtype: torch.dtype) -> MixtureMap:
-    """Turns counts of requests (N,K,h,w) in cells of ``cell`` pixels into a mixture map."""
-    n, tasks, height, width = counts.shape
-    rows, index = _distinct_counts(counts.permute(0, 2, 3, 1).reshape(-1, tasks), cell)
-    weights = rows.to(dtype)
-    weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
-    return MixtureMap(weights, index.view(n, height, width) if len(weights) > 1 else None)
+def _sum_cells(values: Tensor, side: int) -> Tensor:
+    """Sums whole numbers (N,h,w) over cells of ``side`` x ``side``."""
+    parts = [values[:, i::side, j::side] for i in range(side) for j in range(side)]
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _packed_counts(
+    ids: Tensor, tasks: int, strides: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields, by stride, distinct counts (M,K) of requests in a cell and the row of each cell.
+
+    The counts of a cell are digits of one number: the cell's key, the sum of its pixels' keys.
+    """
+    radix = strides[-1] ** 2 + 1
+    powers = torch.tensor([radix**k for k in range(tasks)] + [0], device=ids.device)
+    keys, reached = powers[ids], 1
+    for stride in strides:
+        keys, reached = _sum_cells(keys, stride // reached), stride
+        own = stride**2 + 1
+        if own**tasks <= FEW_KEYS:
+            small = torch.tensor([own**k for k in range(tasks)] + [0], device=ids.device)
+            found, index = _distinct(_sum_cells(small[ids], stride), own**tasks)
+            yield (found[:, None] // small[:-1]) % own, index
+        else:
+            found, index = _distinct(keys, radix**tasks)
+            yield (found[:, None] // powers[:-1]) % radix, index
+
+
+def _counts(ids: Tensor, tasks: int, strides: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Does the same for tasks too many for one number."""
+    one_hot = F.one_hot(ids, tasks + 1)[..., :tasks].permute(0, 3, 1, 2).float()
+    for stride in strides:
+        counts = F.avg_pool2d(one_hot, stride, divisor_override=1).permute(0, 2, 3, 1)
+        rows, index = torch.unique(counts.reshape(-1, tasks).long(), dim=0, return_inverse=True)
+        yield rows, index.view(counts.shape[:3])
 
 
 def palette_pyramid(
@@ -84,16 +116,20 @@ def palette_pyramid(
         if int(first) != IGNORE:
             weights[0, int(first)] = 1
         return {stride: MixtureMap(weights, None) for stride in strides}
-    ids = torch.where(palette == IGNORE, tasks, palette.long())
-    one_hot = F.one_hot(ids, tasks + 1)[..., :tasks].permute(0, 3, 1, 2).float()
+    ids = palette.long().clamp(max=tasks)
     pyramid = {}
-    for stride in strides:
-        if stride == 1:
-            eye = torch.eye(tasks, dtype=dtype, device=palette.device)
-            pyramid[1] = MixtureMap(F.pad(eye, (0, 0, 0, 1)), ids)
-        else:
-            counts = F.avg_pool2d(one_hot, stride, divisor_override=1)
-            pyramid[stride] = _mixtures(counts, stride * stride, dtype)
+    if 1 in strides:
+        eye = torch.eye(tasks, dtype=dtype, device=palette.device)
+        pyramid[1] = MixtureMap(F.pad(eye, (0, 0, 0, 1)), ids)
+    coarse = sorted(stride for stride in strides if stride > 1)
+    if not coarse:
+        return pyramid
+    fits = (coarse[-1] ** 2 + 1) ** tasks < 2**62
+    found = (_packed_counts if fits else _counts)(ids, tasks, coarse)
+    for stride, (rows, index) in zip(coarse, found, strict=True):
+        weights = rows.to(dtype)
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
+        pyramid[stride] = MixtureMap(weights, index if len(weights) > 1 else None)
     return pyramid
 
 

@@ -83,14 +83,15 @@ class ConvNormAct(nn.Module):
             groups=groups,
             bias=False,
         )
-        self.norm = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPS)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPS)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N,inputs,H,W), H and W even, to (N,outputs,H/stride,W/stride)."""
         if self.asymmetric:
             x = F.pad(x, self.padding)
-        x = self.norm(self.conv(x)) if self.norm.training else self._folded(x)
+        separate = self.norm.training or isinstance(self.norm, nn.Identity)
+        x = self.norm(self.conv(x)) if separate else self._folded(x)
         return F.relu6(x, inplace=True) if self.activation else x
 
     def _folded(self, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ctnet.palette_batches import make_palettes
 from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, get_task
 from ctnet.training.config import TrainConfig
@@ -249,36 +250,16 @@ def batch_palettes(
         Task ids (N,H,W), 255 = nothing asked.
     """
     n, height, width = sample.palette.shape
-    device = sample.palette.device
-    if rule.task is not None:
-        return torch.full_like(sample.palette, tuple(tasks).index(rule.task))
-    if rule.needs_labels:
-        table = torch.from_numpy(rule.table(tasks)).to(device)
-        return table[sample.labels["seg"]].long()
-    asked = weights.sum(1) > 0
-    shares = torch.where(asked[:, None], weights.double(), 1.0)
-    cumulative = (shares / shares.sum(1, keepdim=True)).cumsum(1)
-    if rule.kind == "mosaic":
-        row = generator.uniform(0.25, 0.75, n) * height
-        column = generator.uniform(0.25, 0.75, n) * width
-        draws = torch.from_numpy(generator.random((n, 4))).to(device)
-        ids = torch.searchsorted(cumulative, draws, right=True)
-        below = (
-            torch.arange(height, device=device) >= torch.from_numpy(row.round()).to(device)[:, None]
-        )
-        right = (
-            torch.arange(width, device=device)
-            >= torch.from_numpy(column.round()).to(device)[:, None]
-        )
-        cell = 2 * below[:, :, None].long() + right[:, None, :].long()
-        palette = ids.gather(1, cell.flatten(1)).view(n, height, width)
-    else:
-        seed = int(generator.integers(2**31))
-        chance = torch.Generator(device).manual_seed(seed)
-        draws = torch.rand(n, height * width, generator=chance, device=device, dtype=torch.float64)
-        palette = torch.searchsorted(cumulative, draws, right=True).view(n, height, width)
-    palette = palette.clamp(max=len(tasks) - 1)
-    return torch.where(asked[:, None, None], palette, IGNORE)
+    return make_palettes(
+        rule,
+        n,
+        (height, width),
+        generator,
+        tasks,
+        weights,
+        sample.labels.get("seg"),
+        sample.palette.device,
+    )
 
 
 @dataclass(frozen=True)

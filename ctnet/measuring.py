@@ -1,0 +1,128 @@
+"""Measuring time and memory of anything that torch computes."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Run = Callable[[], object]
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the bytes of all tensors that operators make.
+
+    Attributes:
+        live: Bytes alive now.
+        peak: Most bytes alive at once.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        """Starts at zero; ``known`` tensors (weights, inputs) do not count."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Runs an operator and counts what it returns."""
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._watch(value.untyped_storage())
+        return result
+
+    def _watch(self, storage: Any) -> None:
+        # Views and in-place results share a storage; the finalizer runs when its last tensor dies.
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def peak_bytes(run: Run, known: Iterable[Tensor] = ()) -> int:
+    """Returns the most bytes of tensors alive at once in a run, beyond ``known`` ones."""
+    memory = LiveBytes(known)
+    with memory:
+        run()
+    return memory.peak
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one of several runs that were timed in turn.
+
+    Attributes:
+        milliseconds: Median.
+        ratio: Median over rounds of the time as a multiple of the first run's in that round.
+    """
+
+    milliseconds: float
+    ratio: float
+
+
+def time_in_turn(runs: Mapping[str, Run], rounds: int) -> dict[str, Timing]:
+    """Times runs in turn, A B C A B C, after one round that does not count.
+
+    Args:
+        runs: What to run, by name; the first is the reference.
+        rounds: Rounds that count.
+
+    Raises:
+        ValueError: If there is less than one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"at least one round; got {rounds}.")
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            taken = _seconds(run)
+            if number:
+                seconds[name].append(taken)
+    first = next(iter(seconds.values()))
+    return {
+        name: Timing(
+            1000 * statistics.median(own),
+            statistics.median(a / b for a, b in zip(own, first, strict=True)),
+        )
+        for name, own in seconds.items()
+    }
+
+
+def _seconds(run: Run) -> float:
+    cuda: Any = torch.cuda
+    wait = cuda.synchronize if cuda.is_initialized() else lambda: None
+    wait()
+    start = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start
+
+
+def cpu_name() -> str:
+    """Returns the processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,97 @@
+"""One image and palettes that are edited step by step: only what an edit can reach is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ctnet.networks.windows import Box, reach
+from ctnet.palette import Palette
+
+if TYPE_CHECKING:
+    from ctnet.networks.composite import CompositeModel
+
+
+class Session:
+    """An encoded image that remembers the last palette and its composite.
+
+    A palette that differs from the last one in a region costs the decoder on that region and the
+    margin that it can reach, 62 pixels beyond the coarse cells that it touches. Answers equal
+    those of a full pass.
+
+    Args:
+        model: Network in eval mode. Changes of its parameters during a session are not noticed.
+        image: RGB in [0, 1] (N,3,H,W) or (3,H,W), float, any size.
+
+    Attributes:
+        model: As given.
+        features: The encoded image.
+        computed: Part of the padded image that the last palette computed, None where nothing.
+
+    Raises:
+        ValueError: If the network is in training mode, or the image is no image.
+
+    Example::
+
+        session = model.session(image)
+        first = session.decode(palette)
+        second = session.decode(palette.paint_box((10, 10, 90, 90), "normals"))
+    """
+
+    def __init__(self, model: CompositeModel, image: Tensor) -> None:
+        self.model = model
+        self.computed: Box | None = None
+        self._network = model.compiled()
+        with torch.no_grad(), model.inference():
+            self.features = model.encode(image)
+        self._single = image.ndim == 3
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def decode(self, palette: Tensor | Palette) -> Tensor:
+        """Does the requested tasks, anew only where they can differ from the last answer.
+
+        Args:
+            palette: As for :meth:`CompositeModel.decode`.
+
+        Returns:
+            The composite's raw outputs (N,3,H,W), or (3,H,W) for a single image.
+
+        Raises:
+            ValueError: If the palette has another size, an unknown id or invalid fractions.
+        """
+        padded = self.model.padded_palette(self.features, palette)
+        if self._last is None or self._last[0].shape != padded.shape:
+            composite = self._network.decode(self.features, padded)
+            self.computed = Box(0, 0, *composite.shape[2:])
+        else:
+            before, composite = self._last
+            composite = self._edited(before, padded, composite)
+        # Palettes may be views of what the caller goes on painting on.
+        self._last = padded.clone(), composite
+        height, width = self.features.size
+        answer = composite[..., :height, :width].clone()
+        return answer[0] if self._single else answer
+
+    def _edited(self, before: Tensor, palette: Tensor, composite: Tensor) -> Tensor:
+        changed = _extent(before != palette)
+        self.computed = None
+        if changed is None:
+            return composite
+        size = composite.shape[2], composite.shape[3]
+        box = reach(changed, size, self.model.config.decoder_config.align_corners)
+        self.computed = box
+        composite[(..., *box.slices)] = self._network.decode(self.features, palette, box)
+        return composite
+
+
+def _extent(mask: Tensor) -> Box | None:
+    """Returns the smallest box of the last two axes that holds all true values."""
+    mask = mask.flatten(0, -3).any(0)
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    if not len(rows):
+        return None
+    first = int(rows[0]), int(columns[0])
+    return Box(*first, int(rows[-1]) + 1, int(columns[-1]) + 1)
