@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks complexity | plot | speed``."""
+"""The command line: ``python -m benchmarks complexity | plot | speed | page``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.speed import PARTS, Bench, measure
+from benchmarks.speed import PARTS, Bench, Speed, measure
 from ctnet.evaluation.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
+from ctnet.evaluation.tables import metrics_table, read_results, replace_marked
 from ctnet.tasks import nearest
 
 
@@ -43,6 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
     speed.add_argument(
         "--out", type=Path, default=Path("results/speed.json"), help="default: %(default)s"
     )
+
+    page = commands.add_parser("page", help="write the tables of docs/speed.md from results")
+    page.set_defaults(run=_page)
+    page.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s/")
+    page.add_argument(
+        "--out", type=Path, default=Path("docs/speed.md"), help="default: %(default)s"
+    )
     return parser
 
 
@@ -54,6 +62,17 @@ def _speed(args: argparse.Namespace) -> None:
     found = measure(bench, args.parts or tuple(PARTS), args.threads)
     found.save(args.out)
     print(found.table())
+    print(found.place())
+    print(f"written: {args.out}")
+
+
+def _page(args: argparse.Namespace) -> None:
+    speed = Speed.load(args.results / "speed.json")
+    text = replace_marked(args.out.read_text("utf-8"), "place", speed.place())
+    for part in PARTS:
+        text = replace_marked(text, part, speed.table(part))
+    precision = metrics_table(read_results(args.results / "precision"))
+    args.out.write_text(replace_marked(text, "precision", precision), "utf-8")
     print(f"written: {args.out}")
 
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.formulations import Twin, literal
 from ctnet.measuring import Run, cpu_name, peak_bytes, time_in_turn
+from ctnet.networks import fused
 from ctnet.networks.composite import CTN, create
 from ctnet.networks.conditioning import palette_pyramid
 from ctnet.networks.decoder import LEVELS
+from ctnet.networks.fused import Coarse
+from ctnet.networks.windows import whole
 from ctnet.palette_batches import make_palettes
 from ctnet.rules import R1, R2, RRND
 
@@ -25,6 +32,17 @@ ENCODERS = {"paper": "resnet34", "compact": "efficientnet_lite0"}
 """Encoder of each size; the size's name is the decoder's."""
 
 TRAINING_BATCH = 4
+
+LARGE = """
+import resource
+import numpy as np
+import ctnet
+model = ctnet.create("ctn", "{encoder}", "{decoder}").eval().fuse()
+photograph = np.random.default_rng(0).integers(256, size={size}[::-1] + (3,), dtype=np.uint8)
+model.predict(photograph, "mosaic", long_side=max({size}))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+"""Program that prints the most memory that it had, in KiB."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,7 @@ class Finding:
         limit: Largest ratio that is allowed, None where there is none.
         milliseconds: Median time of the subject; 0 for memory.
         reference: Median time of the reference; 0 for memory.
+        part: Name of the measurement that it belongs to.
     """
 
     question: str
@@ -44,6 +63,7 @@ class Finding:
     limit: float | None
     milliseconds: float = 0.0
     reference: float = 0.0
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,14 +81,27 @@ class Speed:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
 
-    def table(self) -> str:
-        """Returns a Markdown table."""
+    @classmethod
+    def load(cls, path: str | Path) -> Speed:
+        """Reads JSON."""
+        values = json.loads(Path(path).read_text("utf-8"))
+        findings = tuple(Finding(**finding) for finding in values.pop("findings"))
+        return cls(findings=findings, **values)
+
+    def table(self, part: str | None = None) -> str:
+        """Returns a Markdown table of all findings, or of one measurement."""
         lines = ["| Comparison | Time | Reference | Ratio | Limit |", "|---|---|---|---|---|"]
         for x in self.findings:
+            if part not in (None, x.part):
+                continue
             times = [f"{ms:.1f} ms" if ms else "" for ms in (x.milliseconds, x.reference)]
             limit = "" if x.limit is None else f"{x.limit:.2f}"
             lines.append(f"| {x.question} | {' | '.join(times)} | {x.ratio:.3f} | {limit} |")
-        return "\n".join([*lines, "", f"{self.device}, {self.threads} threads, torch {self.torch}"])
+        return "\n".join(lines)
+
+    def place(self) -> str:
+        """Returns a line that says where this was measured."""
+        return f"{self.device}, {self.threads} threads, torch {self.torch}, {self.rounds} rounds"
 
 
 @dataclass(frozen=True)
@@ -140,11 +173,10 @@ def conditioning(bench: Bench) -> list[Finding]:
         palettes, twin = bench.palettes(batch, side), Twin(model)
         where = f"paper size, {side} x {side}, batch {batch}"
         runs: dict[str, Run] = {"twin": partial(twin, image)}
-        runs["unfused mosaic"] = partial(model, image, palettes["mosaic"])
-        fused = bench.model("paper").fuse()
+        quick = bench.model("paper").fuse()
         compiled = bench.model("paper").fuse(compile=True) if bench.compile else None
         for kind, palette in palettes.items():
-            runs[kind] = partial(fused, image, palette)
+            runs[kind] = partial(quick, image, palette)
             if compiled is not None and kind != "single":
                 runs[f"{kind}, compiled"] = partial(compiled, image, palette)
         limits = {"single": 1.03, "mosaic": 1.15, "random": 1.15}
@@ -158,6 +190,36 @@ def conditioning(bench: Bench) -> list[Finding]:
         limit = 0.45 if batch == 8 else None
         found.append(Finding(f"memory of mosaic / literal, {where}", round(share, 4), limit))
     return found
+
+
+@torch.inference_mode()
+def steps(bench: Bench) -> list[Finding]:
+    """Measures what each step from the paper's formulation brought."""
+    side = bench.side(256)
+    image, mosaic = bench.image(1, side), bench.palettes(1, side)["mosaic"]
+    plain, joined = bench.model("paper"), bench.model("paper").fuse()
+    with _joined():
+        joined.compiled()
+    runs: dict[str, Run] = {
+        "literal": partial(literal, plain, image, mosaic),
+        "tables by task, a look-up per pixel": partial(plain, image, mosaic),
+        "and norms folded, looked up in place": partial(joined, image, mosaic),
+        "and convolved before upsampling": partial(bench.model("paper").fuse(), image, mosaic),
+    }
+    if bench.compile:
+        compiled = bench.model("paper").fuse(compile=True)
+        runs["and the look-up compiled"] = partial(compiled, image, mosaic)
+    return bench.compare(f"{{}} / literal, paper size, {side} x {side}", runs, {})
+
+
+@contextmanager
+def _joined() -> Iterator[None]:
+    """Networks that are compiled within convolve what they upsampled, as the paper's does."""
+    wide, fused.WIDE = fused.WIDE, sys.maxsize
+    try:
+        yield
+    finally:
+        fused.WIDE = wide
 
 
 @torch.inference_mode()
@@ -195,6 +257,45 @@ def beyond(bench: Bench) -> list[Finding]:
         }
         limits = {"all at once": 0.75} if size == "paper" else {}
         found += bench.compare(f"{{}} / five passes, {size}, {small.shape[3]} px", runs, limits)
+    return found
+
+
+@torch.inference_mode()
+def stages(bench: Bench) -> list[Finding]:
+    """Measures the work at full resolution: both blocks on the image, the last stage, the head."""
+    side = bench.side(512)
+    model, image = bench.model("compact").fuse(), bench.image(1, side)
+    mosaic, decoder = bench.palettes(1, side)["mosaic"], model.compiled().decoders[0]
+    box, level = whole((side, side)), palette_pyramid(mosaic, 5, LEVELS)[1]
+    width = model.config.decoder_config.stages[-2]
+    half = bench.image(1, side // 2)[:, :1].expand(-1, width, -1, -1)
+    half = half.contiguous(memory_format=torch.channels_last)
+    coarse = Coarse(half, whole((side // 2, side // 2)), (side // 2, side // 2), False)
+
+    def full_resolution() -> Tensor:
+        x = image
+        for block in decoder.image:
+            x = block(x, box, box, level)
+        x = decoder.stages[-1](torch.cat([coarse.upsample(box), x], 1), box, box, level)
+        return F.conv2d(x, *decoder.head)
+
+    runs: dict[str, Run] = {
+        "whole network": partial(model, image, mosaic),
+        "full resolution": full_resolution,
+    }
+    question = f"{{}} / whole network, compact, {side} x {side}"
+    return bench.compare(question, runs, {"full resolution": 1 / 3})
+
+
+def large(bench: Bench) -> list[Finding]:
+    """Measures the memory of a whole process that predicts a photograph of 12 megapixels."""
+    size = (bench.side(4000), bench.side(3000))
+    found = []
+    for encoder, decoder in ENCODERS.items():
+        script = LARGE.format(encoder=decoder, decoder=encoder, size=size)
+        peak = int(subprocess.check_output([sys.executable, "-c", script], text=True))
+        question = f"memory of a process / 4 GiB, {encoder}, {size[0]} x {size[1]}"
+        found.append(Finding(question, round(peak / 4 / 2**20, 4), 1.0))
     return found
 
 
@@ -248,23 +349,26 @@ def palettes(bench: Bench) -> list[Finding]:
     image, generator = bench.image(1, side), np.random.default_rng(0)
     classes = torch.randint(21, (count, side // 16, side // 16), device=bench.device)
     labels = classes.repeat_interleave(16, 1).repeat_interleave(16, 2)
-    mosaic = bench.palettes(1, side)["mosaic"]
+    mosaic, many = (bench.palettes(batch, side)["mosaic"] for batch in (1, count))
     make = partial(make_palettes, count=count, size=(side, side), generator=generator)
     runs: dict[str, Run] = {
         "network": partial(bench.model("compact").fuse(), image, mosaic),
         f"{count} mosaics": partial(make, R1, device=bench.device),
         f"{count} semantic palettes": partial(make, R2, labels=labels, device=bench.device),
-        "mixtures of a mosaic": partial(palette_pyramid, mosaic, 5, LEVELS),
+        f"{count} mosaics' mixtures": partial(palette_pyramid, many, 5, LEVELS),
     }
-    limits = {name: 0.02 * (count if name[0] == str(count) else 1) for name in runs}
+    limits = dict.fromkeys(runs, 0.02 * count)
     return bench.compare(f"{{}} / one composite, compact, {side} x {side}", runs, limits)
 
 
 PARTS: dict[str, Callable[[Bench], list[Finding]]] = {
     "conditioning": conditioning,
+    "steps": steps,
     "beyond": beyond,
+    "stages": stages,
     "training": training,
     "batches": batches,
+    "large": large,
     "palettes": palettes,
 }
 """Measurements by name."""
@@ -279,6 +383,6 @@ def measure(bench: Bench, parts: Sequence[str] = tuple(PARTS), threads: int = 2)
     if bench.rounds < 1 or threads < 1:
         raise ValueError(f"at least one round and one thread; got {bench.rounds} and {threads}.")
     torch.set_num_threads(threads)
-    found = [finding for part in parts for finding in PARTS[part](bench)]
+    found = [replace(finding, part=part) for part in parts for finding in PARTS[part](bench)]
     device = torch.cuda.get_device_name() if bench.device == "cuda" else cpu_name()
     return Speed(tuple(found), device, threads, bench.rounds, torch.__version__.partition("+")[0])

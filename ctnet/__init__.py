@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctnet.decoding import decode
-    from ctnet.networks.composite import CompositeModel, ModelConfig, create
+    from ctnet.networks.composite import CompositeModel, create
+    from ctnet.networks.config import ModelConfig
     from ctnet.networks.new_tasks import add_task
     from ctnet.networks.palette_net import PaletteNetwork
     from ctnet.palette import Palette
@@ -30,7 +31,7 @@ __version__ = "0.1.0"
 # Imported on first use, so that `import ctnet` costs next to nothing.
 _EXPORTS = {
     "CompositeModel": "ctnet.networks.composite",
-    "ModelConfig": "ctnet.networks.composite",
+    "ModelConfig": "ctnet.networks.config",
     "ModelInfo": "ctnet.zoo",
     "Palette": "ctnet.palette",
     "PaletteNetwork": "ctnet.networks.palette_net",

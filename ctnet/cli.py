@@ -159,6 +159,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--limit", type=int, help="most images a task")
     evaluate.add_argument("--seed", type=int, default=0, help="of mosaics and random palettes")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    evaluate.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="type to compute in (default: %(default)s)",
+    )
 
     bench = _command(
         commands,
@@ -384,6 +390,8 @@ def _finetune(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
+    import torch
+
     from ctnet.device import pick_device
     from ctnet.evaluation.evaluate import evaluate
     from ctnet.evaluation.palettes import evaluate_palettes
@@ -398,6 +406,7 @@ def _eval(args: argparse.Namespace) -> int:
     if isinstance(model, PaletteNetwork):
         result = evaluate_palettes(model, source, args.rule, name, args.limit)
     else:
+        model.fuse(getattr(torch, args.dtype))
         result = evaluate(model, source, args.rule, name, args.limit, seed=args.seed)
     for task in result.scores:
         kinds = " + ".join(result.labels[task])

@@ -17,6 +17,9 @@ from ctnet.tasks import IGNORE, TaskSpec, get_task
 SCORE_EPS = 1e-2
 """eps of eq. 5: caps the score of an output on its anchor at 100."""
 
+SCORED_AT_ONCE = 2**20
+"""Pixels whose class scores are in memory at once."""
+
 Point = tuple[float, float, float]
 
 
@@ -179,7 +182,9 @@ class TaskLabels:
 def decode_task(outputs: Tensor, task: TaskSpec, anchors: Sequence[ClassAnchors] = ()) -> Tensor:
     """Decodes raw outputs (P,3) of one task: class ids (P,), probabilities (P,), normals (P,3)."""
     if task.kind == "classes":
-        return anchor_scores(outputs, task_anchors(task, anchors)).argmax(-1).to(torch.uint8)
+        points = task_anchors(task, anchors)
+        parts = torch.split(outputs, SCORED_AT_ONCE)
+        return torch.cat([anchor_scores(x, points).argmax(-1).to(torch.uint8) for x in parts])
     values = task_values(outputs, task)
     return values[..., 0] if task.kind == "probability" else values
 

@@ -114,9 +114,6 @@ class Hub:
                     return fault
         return None
 
-    def asked(self, method=None):
-        return [r for r in self.requests if method in (None, r.method)]
-
 
 def _sha256(content):
     return hashlib.sha256(content).hexdigest()

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctnet.networks.composite import CompositeModel, ModelConfig, build
+from ctnet.networks.composite import CompositeModel, build
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.decoder import DecoderConfig
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.auxiliary import AuxiliaryHeads

@@ -5,14 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import TINY
 from test_conditioning import LAYOUTS, literal_ctn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import ctnet
+from ctnet.networks import fused
 from ctnet.networks.encoders import create_encoder
 from ctnet.networks.folding import fold_encoder
 from ctnet.networks.fused_step import compiled_step, step_by_blocks
+from ctnet.networks.upconv import add_convolved, split_taps
+from ctnet.networks.windows import Box, upsampling_reads
 from ctnet.tasks import DEFAULT_TASKS
 
 SYSTEMS = ["ctn", "mhn", "stn"]
@@ -50,9 +55,11 @@ def model(make_model):
 
 
 class TestSameAnswers:
+    @pytest.mark.parametrize("wide", [1, 1000], ids=["split", "joined"])
     @pytest.mark.parametrize("decoder", DECODERS)
     @pytest.mark.parametrize("system", SYSTEMS)
-    def test_every_kind_of_palette(self, make_model, make_ids, system, decoder):
+    def test_every_kind_of_palette(self, make_model, make_ids, monkeypatch, system, decoder, wide):
+        monkeypatch.setattr(fused, "WIDE", wide)
         tasks = DEFAULT_TASKS if system == "ctn" else ("seg", "normals")
         model = make_model(system, decoder=DECODERS[decoder], tasks=tasks).double()
         image, size = picture(2, 3, 40, 33), (2, 40, 33)
@@ -148,6 +155,39 @@ class TestSameAnswers:
         assert found.dtype == torch.float32
         error = (found - before).abs().max() / before.abs().max()
         assert 1e-5 < error < 0.05
+
+
+class TestConvolvingBeforeUpsampling:
+    @pytest.mark.parametrize("align_corners", [True, False])
+    @pytest.mark.parametrize("size", [(1, 1), (1, 4), (9, 40)])
+    def test_any_part_equals_convolving_after(self, rng, size, align_corners):
+        torch.manual_seed(0)
+        x, weight = torch.randn(2, 4, *size).double(), torch.randn(3, 4, 3, 3).double()
+        fine = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=align_corners)
+        expected = F.conv2d(fine, weight, padding=1)
+        for _ in range(10):
+            start = [int(rng.integers(2 * side)) for side in size]
+            stop = [int(rng.integers(a, 2 * side)) + 1 for a, side in zip(start, size, strict=True)]
+            wanted = Box(*start, *stop)
+            has = upsampling_reads(wanted.grow(1, fine.shape[2:]), size, align_corners)
+            part = x[(..., *has.slices)]
+            found = torch.ones(2, *wanted.size, 3).double().permute(0, 3, 1, 2)
+            add_convolved(found, part, split_taps(weight), has, wanted, size, align_corners)
+            assert (found - expected[(..., *wanted.slices)] - 1).abs().max() <= 1e-10
+
+    def test_it_saves_half_the_decoder(self, make_model):
+        image, palette = torch.rand(1, 3, 64, 64), torch.zeros(64, 64, dtype=torch.long)
+        model = make_model("ctn", "resnet18", "paper")
+        operations = []
+        with torch.no_grad():
+            for _ in range(2):
+                features = model.encode(image)
+                model.decode(features, palette)
+                with FlopCounterMode(display=False) as counter:
+                    model.decode(features, palette)
+                operations.append(counter.get_total_flops())
+                model.fuse()
+        assert operations[1] < 0.6 * operations[0]
 
 
 class TestStep:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import ctnet
-from ctnet.networks.composite import MAX_TASKS, ModelConfig
+from ctnet.networks.config import MAX_TASKS, ModelConfig
 from ctnet.networks.decoder import DECODERS, MAX_WIDTH, DecoderConfig
 from ctnet.tasks import TASKS
 from ctnet.zoo.checkpoint import load_network, save_checkpoint

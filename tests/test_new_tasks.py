@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ctnet
-from ctnet.networks.composite import ModelConfig
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.new_tasks import freeze_old_tasks
 from ctnet.tasks import DEFAULT_TASKS, TASKS, register_task
 from ctnet.training.config import TrainConfig

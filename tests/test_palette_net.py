@@ -10,7 +10,8 @@ import ctnet
 from ctnet import predictor
 from ctnet.cli import main
 from ctnet.evaluation.palettes import evaluate_palettes
-from ctnet.networks.composite import ModelConfig, build, create
+from ctnet.networks.composite import build, create
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import PaletteNetwork, build_network
 from ctnet.tasks import DEFAULT_TASKS

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from ctnet.decoding import class_anchors, decode, task_values
-from ctnet.networks.composite import CompositeModel, ModelConfig, create
+from ctnet.networks.composite import CompositeModel, create
+from ctnet.networks.config import ModelConfig
 from ctnet.palette import Palette
 from ctnet.predictor import DEFAULT_LONG_SIDE, predict
 from ctnet.rules import RULES, get_rule

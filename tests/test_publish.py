@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import ctnet
 from ctnet.evaluation.evaluate import EvalResult
-from ctnet.networks.composite import ModelConfig
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.training.config import TrainConfig

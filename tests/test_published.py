@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 import ctnet
 from ctnet.decoding import ClassAnchors, decode
-from ctnet.networks.composite import ModelConfig, build
+from ctnet.networks.composite import build
+from ctnet.networks.config import ModelConfig
 from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
 from ctnet.zoo.checkpoint import load_checkpoint, save_checkpoint
 from ctnet.zoo.published import import_published

@@ -8,7 +8,7 @@ import torch
 from conftest import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctnet.networks import fused_network
+from ctnet.networks import fused, fused_network
 from ctnet.networks.windows import Box
 from ctnet.palette import Palette
 
@@ -31,9 +31,13 @@ def no_gradients():
         yield
 
 
-@pytest.fixture(scope="module", params=DECODERS)
+@pytest.fixture(scope="module", params=[*DECODERS, "split"])
 def model(request, make_model):
-    return make_model("ctn", decoder=DECODERS[request.param]).double()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "WIDE", 1 if request.param == "split" else 1000)
+        model = make_model("ctn", decoder=DECODERS.get(request.param, DECODERS["corners"])).double()
+        model.compiled()
+    return model
 
 
 class TestParts:
@@ -149,13 +153,15 @@ class TestSession:
         palette[10:20, 10:20] = 255
         assert (session.decode(palette) - model(image, palette)).abs().max() <= 1e-10
 
-    def test_an_edit_of_a_sixteenth_costs_less_than_a_quarter(self, make_model):
+    @pytest.mark.parametrize("shift", [0, 13], ids=["on-the-grid", "off-the-grid"])
+    def test_an_edit_of_a_sixteenth_costs_less_than_a_quarter(self, make_model, shift):
         model = make_model("ctn", "efficientnet_lite0", "compact")
         image = picture(1, 3, 512, 512, dtype=torch.float32)
         palette = Palette.mosaic((512, 512), np.random.default_rng(0)).tensor()
         session = model.session(image)
         session.decode(palette)
-        palette[192:320, 192:320] = (palette[192:320, 192:320] + 1) % 5
+        box = slice(192 + shift, 320 + shift)
+        palette[box, box] = (palette[box, box] + 1) % 5
         edit = operations(lambda: session.decode(palette))
         assert 4 * edit <= operations(lambda: model.session(image).decode(palette))
 

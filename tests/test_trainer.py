@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ctnet.networks import composite
-from ctnet.networks.composite import CompositeModel, ModelConfig, build
+from ctnet.networks.composite import CompositeModel, build
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.decoder import DecoderConfig
 from ctnet.training import loop
 from ctnet.training.config import RECIPES, TrainConfig

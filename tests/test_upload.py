@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import ctnet
 from ctnet.cli import main
-from ctnet.networks.composite import CTN, MHN, CompositeModel, ModelConfig
+from ctnet.networks.composite import CTN, MHN, CompositeModel
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.zoo import hub as places
 from ctnet.zoo.checkpoint import save_checkpoint

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import ctnet
-from ctnet.networks.composite import ModelConfig
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.palette_net import PaletteNetwork, build_network
 from ctnet.zoo.checkpoint import (
     file_info,

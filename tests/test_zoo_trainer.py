@@ -8,7 +8,7 @@ import torch
 
 import ctnet
 from ctnet.cli import main
-from ctnet.networks.composite import ModelConfig
+from ctnet.networks.config import ModelConfig
 from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.config import RECIPES, TrainConfig
 from ctnet.training.datasets import CompositeDataset, open_source, sampling_weights

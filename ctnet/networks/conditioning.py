@@ -52,7 +52,7 @@ def _distinct(keys: Tensor, top: int) -> tuple[Tensor, Tensor]:
         return found, index
     present = torch.zeros(top, dtype=torch.bool, device=keys.device)
     present[keys.flatten()] = True
-    return present.nonzero()[:, 0], (present.long().cumsum(0) - 1)[keys]
+    return present.nonzero()[:, 0], (present.long().cumsum(0) - 1).take(keys)
 
 
 def _sum_cells(values: Tensor, side: int) -> Tensor:
@@ -73,17 +73,20 @@ def _packed_counts(
     """
     radix = strides[-1] ** 2 + 1
     powers = torch.tensor([radix**k for k in range(tasks)] + [0], device=ids.device)
-    keys, reached = powers[ids], 1
+    keys, reached = None, 1
     for stride in strides:
-        keys, reached = _sum_cells(keys, stride // reached), stride
         own = stride**2 + 1
-        if own**tasks <= FEW_KEYS:
+        if keys is None and own**tasks <= FEW_KEYS:
             small = torch.tensor([own**k for k in range(tasks)] + [0], device=ids.device)
-            found, index = _distinct(_sum_cells(small[ids], stride), own**tasks)
-            yield (found[:, None] // small[:-1]) % own, index
+            found, index = _distinct(_sum_cells(small.take(ids), stride), own**tasks)
+            rows = (found[:, None] // small[:-1]) % own
+            keys = (rows * powers[:-1]).sum(1).take(index)
         else:
+            keys = _sum_cells(powers.take(ids) if keys is None else keys, stride // reached)
             found, index = _distinct(keys, radix**tasks)
-            yield (found[:, None] // powers[:-1]) % radix, index
+            rows = (found[:, None] // powers[:-1]) % radix
+        reached = stride
+        yield rows, index
 
 
 def _counts(ids: Tensor, tasks: int, strides: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:

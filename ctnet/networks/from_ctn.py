@@ -7,7 +7,8 @@ from typing import cast
 
 from torch import Tensor
 
-from ctnet.networks.composite import CTN, ModelConfig, build
+from ctnet.networks.composite import CTN, build
+from ctnet.networks.config import ModelConfig
 
 State = dict[str, Tensor]
 

@@ -2,7 +2,9 @@
 
 In eval mode a conditioned block is h' = leaky(gamma (W x + b - mean) / std + beta). The statistics
 fold into W and beta, which leaves a convolution, a table of scales and shifts, and one look-up per
-pixel. Where a level holds one mixture only, gamma folds into W as well: a plain convolution.
+pixel. Where a level holds one mixture only, gamma folds into W as well: a plain convolution. On a
+CPU, wide features that a stage would upsample are convolved before that; see
+:mod:`ctnet.networks.upconv`.
 """
 
 from __future__ import annotations
@@ -19,9 +21,13 @@ from ctnet.networks.conditioning import ConditionedNorm, MixtureMap
 from ctnet.networks.decoder import Block, Decoder
 from ctnet.networks.folding import affine_of
 from ctnet.networks.fused_step import Step, step_by_blocks
+from ctnet.networks.upconv import add_convolved, split_taps
 from ctnet.networks.windows import Box, Plan, convolve, plan, upsample, whole
 
 Levels = dict[int, MixtureMap]
+
+WIDE = 100
+"""Features of at least so many channels are convolved before they are upsampled."""
 
 
 @dataclass(frozen=True)
@@ -59,39 +65,96 @@ def _affine(norm: ConditionedNorm, embeddings: Tensor, bias: Tensor) -> Affine:
 
 
 @dataclass(frozen=True)
+class Coarse:
+    """A part of the next coarser level, to be upsampled.
+
+    Attributes:
+        x: Features (N,I,*box.size).
+        box: Where they are in their level.
+        size: Height and width of the whole level.
+        align_corners: How they are upsampled.
+    """
+
+    x: Tensor
+    box: Box
+    size: tuple[int, int]
+    align_corners: bool
+
+    def upsample(self, wanted: Box) -> Tensor:
+        """Returns a part of the finer level (N,I,*wanted.size)."""
+        return upsample(self.x, self.box, wanted, self.size, self.align_corners)
+
+    def convolve(self, y: Tensor, taps: Tensor, wanted: Box) -> None:
+        """Adds to ``y`` (N,O,*wanted.size) a part of the finer level, upsampled and convolved."""
+        add_convolved(y, self.x, taps, self.box, wanted, self.size, self.align_corners)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A convolution.
+
+    Attributes:
+        weight: Kernel (O,I,k,k).
+        bias: Bias (O,), or None.
+        taps: Kernel for features of the coarser level; None where they are upsampled first and
+            are among the I.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    taps: Tensor | None = None
+
+    def __call__(self, x: Tensor, has: Box, wanted: Box, coarse: Coarse | None) -> Tensor:
+        """Maps a part of a level (N,I,*has.size) to (N,O,*wanted.size)."""
+        y = convolve(x, self.weight, self.bias, has, wanted)
+        y = y.contiguous(memory_format=torch.channels_last)
+        if coarse is not None and self.taps is not None:
+            coarse.convolve(y, self.taps, wanted)
+        return y
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> Kernel:
+        """Returns the convolution whose answer is scaled and shifted, by (O,) each."""
+        taps = None if self.taps is None else self.taps * scale.repeat(3)
+        return Kernel(self.weight * scale[:, None, None, None], shift, taps)
+
+
+@dataclass(frozen=True)
 class FusedBlock:
     """A convolution, what is left of its norm, and a leaky ReLU.
 
     Attributes:
         stride: Stride of the level at which it works.
-        weight: Kernel (O,I,k,k), the norm's statistics folded in.
-        bias: Bias (O,) of a plain block, None of a conditioned one.
+        kernel: The convolution, the norm's statistics folded in; without bias if conditioned.
         affine: Scales and shifts of a conditioned block, None of a plain one.
         step: How scales and shifts are applied.
-        folded: Kernel and bias by task, of those that were asked for everywhere.
+        folded: Kernels by task, of those that were asked for everywhere.
     """
 
     stride: int
-    weight: Tensor
-    bias: Tensor | None
+    kernel: Kernel
     affine: Affine | None
     step: Step
-    folded: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    folded: dict[int, Kernel] = field(default_factory=dict, repr=False)
 
-    def __call__(self, x: Tensor, has: Box, wanted: Box, level: MixtureMap | None) -> Tensor:
-        """Maps a part of a level (N,I,*has.size) to (N,O,*wanted.size)."""
+    def __call__(
+        self,
+        x: Tensor,
+        has: Box,
+        wanted: Box,
+        level: MixtureMap | None,
+        coarse: Coarse | None = None,
+    ) -> Tensor:
+        """Maps a part of a level (N,I,*has.size), and of the coarser one, to (N,O,*wanted.size)."""
         if level is None or level.index is None:
-            weight, bias = self._kernel(level)
-            return F.leaky_relu_(convolve(x, weight, bias, has, wanted))
-        y = convolve(x, self.weight, None, has, wanted)
-        y = y.contiguous(memory_format=torch.channels_last)
+            return F.leaky_relu_(self._kernel(level)(x, has, wanted, coarse))
+        y = self.kernel(x, has, wanted, coarse)
         scale, shift = self._table(level)
         self.step(y.permute(0, 2, 3, 1).view(-1, y.shape[1]), scale, shift, level.index.flatten())
         return y
 
     def raw(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Convolves a whole level: what does not depend on the request."""
-        return convolve(x, self.weight, None, whole(size), whole(size))
+        return self.kernel(x, whole(size), whole(size), None)
 
     def finish(self, y: Tensor, level: MixtureMap) -> Tensor:
         """Turns what :meth:`raw` gave into the block's answer where one mixture is everywhere."""
@@ -100,35 +163,39 @@ class FusedBlock:
 
     def _table(self, level: MixtureMap) -> tuple[Tensor, Tensor]:
         scale, shift = cast(Affine, self.affine).table(level.weights)
-        return scale.to(self.weight.dtype), shift.to(self.weight.dtype)
+        dtype = self.kernel.weight.dtype
+        return scale.to(dtype), shift.to(dtype)
 
-    def _kernel(self, level: MixtureMap | None) -> tuple[Tensor, Tensor]:
-        """Returns kernel and bias for one mixture everywhere; those of tasks are kept."""
+    def _kernel(self, level: MixtureMap | None) -> Kernel:
+        """Returns the convolution for one mixture everywhere; those of tasks are kept."""
         if level is None:
-            return self.weight, cast(Tensor, self.bias)
+            return self.kernel
         shares: list[float] = level.weights[0].tolist()
         key = shares.index(1) if 1 in shares else None
         if key in self.folded:
             return self.folded[key]
         scale, shift = self._table(level)
-        kernel = self.weight * scale[0, :, None, None, None], shift[0]
+        kernel = self.kernel.scaled(scale[0], shift[0])
         if key is not None:
             self.folded[key] = kernel
         return kernel
 
 
 def _fuse_block(
-    block: Block, embeddings: Tensor | None, dtype: torch.dtype, step: Step
+    block: Block, embeddings: Tensor | None, dtype: torch.dtype, step: Step, upsampled: int = 0
 ) -> FusedBlock:
+    """Compiles a block, the first ``upsampled`` of whose channels come from the coarser level."""
     conv, norm = block.conv, block.norm
     scale, shift = affine_of(norm.norm if isinstance(norm, ConditionedNorm) else norm)
     bias = shift if conv.bias is None else shift + conv.bias * scale
-    weight = (conv.weight * scale[:, None, None, None]).to(dtype)
+    weight, taps = (conv.weight * scale[:, None, None, None]).to(dtype), None
+    if upsampled >= WIDE and weight.device.type == "cpu":
+        weight, taps = weight[:, upsampled:], split_taps(weight[:, :upsampled])
     weight = weight.contiguous(memory_format=torch.channels_last)
     if isinstance(norm, ConditionedNorm):
         affine = _affine(norm, cast(Tensor, embeddings), bias)
-        return FusedBlock(block.stride, weight, None, affine, step)
-    return FusedBlock(block.stride, weight, bias.to(dtype), None, step)
+        return FusedBlock(block.stride, Kernel(weight, None, taps), affine, step)
+    return FusedBlock(block.stride, Kernel(weight, bias.to(dtype), taps), None, step)
 
 
 class FusedDecoder:
@@ -148,13 +215,14 @@ class FusedDecoder:
         dtype: torch.dtype,
         step: Step = step_by_blocks,
     ) -> None:
-        def fuse(blocks: nn.ModuleList) -> list[FusedBlock]:
-            return [_fuse_block(cast(Block, b), embeddings, dtype, step) for b in blocks]
+        def fuse(block: nn.Module, upsampled: int = 0) -> FusedBlock:
+            return _fuse_block(cast(Block, block), embeddings, dtype, step, upsampled)
 
         self.align_corners = decoder.config.align_corners
         self.dtype = dtype
-        self.image, self.skips = fuse(decoder.image), fuse(decoder.skips)
-        self.stages = fuse(decoder.stages)
+        self.image, self.skips = ([*map(fuse, part)] for part in (decoder.image, decoder.skips))
+        before = cast(Block, decoder.skips[-1]).conv.out_channels, *decoder.config.stages[:-1]
+        self.stages = [*map(fuse, decoder.stages, before)]
         head = decoder.head
         self.head = head.weight.to(dtype), cast(Tensor, head.bias).to(dtype)
 
@@ -187,8 +255,10 @@ class FusedDecoder:
         part = part or self.plan(whole(size), size)
         asked = _Asked(levels, part)
 
-        def run(block: FusedBlock, x: Tensor, has: Box, wanted: Box) -> Tensor:
-            return block(x, has, wanted, asked.level(block.stride, wanted))
+        def run(
+            block: FusedBlock, x: Tensor, has: Box, wanted: Box, coarse: Coarse | None = None
+        ) -> Tensor:
+            return block(x, has, wanted, asked.level(block.stride, wanted), coarse)
 
         def skip(number: int, wanted: Box) -> Tensor:
             block = self.skips[number]
@@ -200,8 +270,8 @@ class FusedDecoder:
         for number, stage in enumerate(self.stages):
             stride = stage.stride
             has, reads = part.outputs[2 * stride], part.inputs[stride]
-            coarse = size[0] // (2 * stride), size[1] // (2 * stride)
-            x = upsample(x, has, reads, coarse, self.align_corners)
+            level = size[0] // (2 * stride), size[1] // (2 * stride)
+            coarse = Coarse(x, has, level, self.align_corners)
             if stride > 1:
                 side = skip(3 - number, reads)
             elif shared is not None:
@@ -211,9 +281,9 @@ class FusedDecoder:
                 side = self._crop(image, part.pixels)
                 side = run(self.image[0], side, part.pixels, part.image)
                 side = run(self.image[1], side, part.image, reads)
-            x = torch.cat([x, side], 1)
-            del side  # The convolution needs the room.
-            x = run(stage, x, reads, part.outputs[stride])
+            if stage.kernel.taps is None:
+                side = torch.cat([coarse.upsample(reads), side], 1)
+            x = run(stage, side, reads, part.outputs[stride], coarse)
         return F.conv2d(x, *self.head).to(image.dtype)
 
     def prepare(self, image: Tensor, features: Sequence[Tensor]) -> Shared:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.networks.composite import CompositeModel, ModelConfig, build
+from ctnet.networks.composite import CompositeModel, build
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.decoder import Decoder
 from ctnet.networks.encoders import Pretrained, create_encoder, normalize
 from ctnet.networks.features import prepare_image

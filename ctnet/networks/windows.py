@@ -40,6 +40,11 @@ class Box:
         """Rows and columns, to index a tensor with."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    @property
+    def spans(self) -> tuple[Span, Span]:
+        """First and last row, and column, the ends excluded."""
+        return (self.top, self.bottom), (self.left, self.right)
+
     def join(self, other: Box) -> Box:
         """Returns the smallest box that holds both."""
         return Box(
@@ -126,6 +131,32 @@ def upsampling_reaches(box: Box, size: tuple[int, int], align_corners: bool) -> 
     return _each_axis(box, size, span)
 
 
+def source_cells(
+    fine: Span, size: int, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Finds what each cell of a level comes from when a level of half its size is upsampled.
+
+    Args:
+        fine: Cells of the finer level.
+        size: Cells of the whole coarser level.
+        align_corners: As in :func:`torch.nn.functional.interpolate`.
+        dtype: Type of the features.
+        device: Where they are.
+
+    Returns:
+        Lower and higher cell (long) and the share of the higher one, each (fine[1] - fine[0],).
+    """
+    # The arithmetic of F.interpolate, so that coordinates round alike.
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    at = torch.arange(*fine, device=device).to(kind)
+    if align_corners:
+        at = at * torch.tensor(_ratio(size), dtype=kind, device=device)
+    else:
+        at = (at / 2 - 0.25).clamp(min=0)
+    low = at.long()
+    return low, (low + 1).clamp(max=size - 1), (at - low).to(dtype)
+
+
 def upsample(
     x: Tensor, has: Box, wanted: Box, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
@@ -147,14 +178,9 @@ def upsample(
     cells = x.permute(0, 2, 3, 1)
     axes = ((wanted.top, wanted.bottom, has.top), (wanted.left, wanted.right, has.left))
     for axis, (start, stop, offset) in enumerate(axes):
-        # The arithmetic of F.interpolate, so that coordinates round alike.
-        kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-        ratio = torch.tensor(_ratio(size[axis]), dtype=kind, device=x.device)
-        at = torch.arange(start, stop, device=x.device).to(kind) * ratio
-        low = at.long()
-        share = (at - low).to(x.dtype).view((-1, 1) if axis else (-1, 1, 1))
-        high = (low + 1).clamp(max=size[axis] - 1)
-        first, second = (cells.index_select(axis + 1, rows - offset) for rows in (low, high))
+        low, high, share = source_cells((start, stop), size[axis], True, x.dtype, x.device)
+        share = share.view((-1, 1) if axis else (-1, 1, 1))
+        first, second = (cells.index_select(axis + 1, at - offset) for at in (low, high))
         cells = torch.lerp(first, second, share)
     return cells.permute(0, 3, 1, 2)
 

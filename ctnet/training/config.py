@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ctnet.networks.composite import ModelConfig
+from ctnet.networks.config import ModelConfig
 from ctnet.rules import read_mapping
 from ctnet.tasks import TASKS, nearest
 from ctnet.training.losses import PAPER_WEIGHTS

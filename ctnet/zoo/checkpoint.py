@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ctnet.networks.composite import CompositeModel, ModelConfig
+from ctnet.networks.composite import CompositeModel
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.encoders import TIMM_PREFIX
 from ctnet.networks.palette_net import PaletteNetwork, build_network
 from ctnet.zoo.files import CONFIG_FILE, WEIGHTS_FILE, check_size, file_info, verify

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ctnet.networks.composite import ModelConfig
+    from ctnet.networks.config import ModelConfig
 
 LIBRARY = "ctnet"
 PIPELINE = "image-segmentation"

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ctnet.decoding import ClassAnchors, Point
-from ctnet.networks.composite import CompositeModel, ModelConfig, build
+from ctnet.networks.composite import CompositeModel, build
 from ctnet.networks.conditioning import task_codes
+from ctnet.networks.config import ModelConfig
 from ctnet.networks.encoders import read_weights
 from ctnet.tasks import DEFAULT_TASKS, PART_CLASSES, TASKS, VOC_CLASSES
 from ctnet.training.pascal_mt import COLOR_MAP_CLASSES
