@@ -275,7 +275,7 @@ def _predict(args: argparse.Namespace) -> int:
     from ctnet.zoo import load
 
     paths = find_images(args.images)
-    model = load(args.model, device=pick_device(args.device)).fuse()
+    model = load(args.model, device=pick_device(args.device))
     failed = 0
     stems: Counter[str] = Counter()
     for path in paths:

@@ -138,8 +138,8 @@ def predict(
 ) -> Prediction | list[Prediction]:
     """Does each task where a palette asks for it, on any image.
 
-    The model runs in eval mode, without gradients, on the device it is on; its training flags are
-    as before afterwards. After ``model.fuse()`` it is faster, and large images need less memory.
+    The model runs in eval mode, compiled (see ``model.fuse``), without gradients, on the device it
+    is on; its flags are as before afterwards.
 
     Args:
         model: The network.
@@ -165,7 +165,7 @@ def predict(
     """
     _check_side(long_side)
     request = _request(palette, model)
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), model.inference(), torch.inference_mode():
         if isinstance(image, list | tuple) or (
             isinstance(image, np.ndarray | Tensor) and image.ndim == 4
         ):

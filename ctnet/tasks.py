@@ -159,8 +159,6 @@ def register_task(spec: TaskSpec) -> TaskSpec:
     """
     if not spec.name.isidentifier():
         raise ValueError(f"a task's name is letters, digits and underscores; got {spec.name!r}.")
-    if TASKS.get(spec.name, spec) != spec:
-        raise ValueError(f"another task has the name {spec.name!r}: {TASKS[spec.name]}.")
     if spec.kind not in get_args(Kind):
         raise ValueError(f"unknown kind of task {spec.kind!r}{nearest(spec.kind, get_args(Kind))}")
     least = 2 if spec.kind == "classes" else 0
@@ -174,6 +172,8 @@ def register_task(spec: TaskSpec) -> TaskSpec:
             f"task {spec.name!r} has {len(spec.classes)} classes and {len(spec.class_colors)} "
             "colours."
         )
+    if TASKS.get(spec.name, spec) != spec:
+        raise ValueError(f"another task has the name {spec.name!r}: {TASKS[spec.name]}.")
     TASKS[spec.name] = spec
     return spec
 

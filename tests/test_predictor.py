@@ -44,6 +44,9 @@ class Recorder(CompositeModel):
     def _encoders(self):
         return [self.encoder]
 
+    def _usable(self):
+        """There is nothing to compile."""
+
     def _decode(self, features, palette):
         height, width = features.size
         composite = self.answer(features.image * self.scale, palette)
@@ -145,7 +148,7 @@ def test_own_size_equals_decode(photo, system, rule):
     model = create(system).eval()
     image = photo(40, 53)
     prediction = predict(model, image, rule, long_side=53, seed=4)
-    with torch.no_grad():
+    with torch.no_grad(), model.inference():
         tensor = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255).contiguous(
             memory_format=torch.channels_last
         )

@@ -239,18 +239,40 @@ print([name for name in ("torch", "huggingface_hub") if name in sys.modules])
     assert run(code).splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("entry_point", ["ctn_r1", "ctn_r2"])
-def test_torch_hub_loads_from_a_checkout(entry_point, tmp_path):
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """What torch.hub needs of this repository, in a folder of its own."""
     checkout = MANIFEST.parents[2]
     if not (checkout / "hubconf.py").exists():
         pytest.skip("an installed package has no hubconf.py")
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copy(checkout / "hubconf.py", folder)
+    shutil.copytree(
+        checkout / "ctnet", folder / "ctnet", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (folder / "weights").symlink_to(checkout / "weights")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["ctn-r1", *(name for name in NAMES if not (EMBEDDED / name).exists())]
+)
+def test_torch_hub_loads_from_a_fresh_clone(clone, name, tmp_path):
+    """Code and weights come from the clone, wherever else a ctnet may be installed."""
     code = f"""
-import sys, torch
-sys.path = [p for p in sys.path if p not in ("", {str(checkout)!r})]
-model = torch.hub.load({str(checkout)!r}, {entry_point!r}, source="local", trust_repo=True)
+import logging, os, sys, torch
+logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
+os.environ.pop("CTNET_WEIGHTS", None)
+sys.path = [p for p in sys.path if p not in ("", {str(MANIFEST.parents[2])!r})]
+name = {name.replace("-", "_")!r}
+model = torch.hub.load({str(clone)!r}, name, source="local", trust_repo=True)
+print(sys.modules["ctnet"].__file__)
 print(tuple(model(torch.rand(3, 40, 50), torch.zeros(40, 50, dtype=torch.long)).shape))
 """
-    assert run(code, tmp_path).strip() == "(3, 40, 50)"
+    *logged, file, shape = run(code, tmp_path).strip().splitlines()
+    assert file == str(clone / "ctnet/__init__.py")
+    assert shape == "(3, 40, 50)"
+    assert any(str(clone) in line for line in logged)
 
 
 def test_torch_hub_lists_and_explains_every_model(tmp_path, monkeypatch):
