@@ -14,7 +14,7 @@ from benchmarks.speed import ENCODERS, Bench, Finding
 from ctnet.export import export
 from ctnet.measuring import Run
 
-WHERE = ((1, 256), (4, 256), (1, 512))
+WHERE = ((1, 256), (1, 512))
 """Batch and side of the images."""
 
 

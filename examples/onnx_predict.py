@@ -26,7 +26,10 @@ def draw_palette(wish, photo, image, tasks):
     height, width = image.shape[2:]
     names = [task["name"] for task in tasks]
     if wish.startswith("single:"):
-        return np.full((height, width), names.index(wish.removeprefix("single:")))
+        task = wish.removeprefix("single:")
+        if task not in names:
+            raise SystemExit(f"unknown task {task!r}; the network does: {', '.join(names)}.")
+        return np.full((height, width), names.index(task))
     if wish == "quarters":
         rows, columns = np.arange(height)[:, None], np.arange(width)
         return ((rows >= height // 2) * 2 + (columns >= width // 2)) % len(names)

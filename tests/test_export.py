@@ -12,7 +12,9 @@ import torch
 from conftest import TINY
 from PIL import Image
 
+import benchmarks.export
 import ctnet
+from benchmarks.__main__ import main as measure
 from ctnet.cli import main
 from ctnet.export import PROPERTIES_FILE, export, properties
 from ctnet.networks.config import ModelConfig
@@ -144,7 +146,9 @@ class TestOnnx:
 class TestTorch:
     """Files for torch, that need no ctnet."""
 
-    def test_torch_export(self, model, tmp_path, make_ids):
+    def test_torch_export(self, make_model, tmp_path, make_ids):
+        # An encoder of few operators: each takes long to trace.
+        model = make_model("ctn", "resnet18")
         file = export(model, tmp_path / "tiny.pt2", "torch-export", "tiny")
         found = {PROPERTIES_FILE: ""}
         graph = torch.export.load(file, extra_files=found).module()
@@ -235,3 +239,15 @@ class TestScript:
         assert sorted(x.name for x in (tmp_path / "out").iterdir()) == [
             "photo_overlay.png", "photo_seg.png",
         ]  # fmt: skip
+
+
+def test_speed_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks.export, "ENCODERS", ("compact",))
+    path, threads = tmp_path / "export.json", str(torch.get_num_threads())
+    measure(["export", "--quick", "--rounds", "1", "--threads", threads, "--out", str(path)])
+    findings = json.loads(path.read_text())["findings"]
+    printed = capsys.readouterr().out
+    assert len(findings) == 2 * 3 * 2
+    for finding in findings:
+        assert finding["question"] in printed
+        assert finding["part"] == "export"

@@ -127,9 +127,7 @@ def _padded(x: Tensor) -> Tensor:
     """Repeats the last row and column of (N,C,H,W) up to multiples of 32, any H and W."""
     # As a number of cells, not as a remainder: tracing then knows that 32 divides the size.
     rows, columns = ((side + GRID - 1) // GRID * GRID for side in x.shape[2:])
-    y = torch.arange(rows, device=x.device).clamp(max=x.shape[2] - 1)
-    z = torch.arange(columns, device=x.device).clamp(max=x.shape[3] - 1)
-    return x.index_select(2, y).index_select(3, z)
+    return F.pad(x, (0, columns - x.shape[3], 0, rows - x.shape[2]), mode="replicate")
 
 
 def _shares(palette: Tensor, tasks: int) -> dict[int, Tensor]:
