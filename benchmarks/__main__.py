@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks complexity | plot | speed | page``."""
+"""The command line: ``python -m benchmarks complexity | plot | speed | export | page``."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("results/speed.json"), help="default: %(default)s"
     )
 
+    export = commands.add_parser("export", help="ONNX Runtime against PyTorch (extra [export])")
+    export.set_defaults(run=_export)
+    export.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    export.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    export.add_argument("--quick", action="store_true", help="small: does everything run?")
+    export.add_argument(
+        "--out", type=Path, default=Path("results/export.json"), help="default: %(default)s"
+    )
+
     page = commands.add_parser("page", help="write the tables of docs/speed.md from results")
     page.set_defaults(run=_page)
     page.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s/")
@@ -59,11 +68,22 @@ def _speed(args: argparse.Namespace) -> None:
         if part not in PARTS:
             raise ValueError(f"unknown measurement {part!r}{nearest(part, PARTS)}")
     bench = Bench(args.device, args.rounds, args.quick, args.compile)
-    found = measure(bench, args.parts or tuple(PARTS), args.threads)
-    found.save(args.out)
+    parts = {part: PARTS[part] for part in args.parts or PARTS}
+    _report(measure(bench, parts, args.threads), args.out)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from benchmarks.export import exported
+
+    bench = Bench(rounds=args.rounds, quick=args.quick)
+    _report(measure(bench, {"export": exported}, args.threads), args.out)
+
+
+def _report(found: Speed, path: Path) -> None:
+    found.save(path)
     print(found.table())
     print(found.place())
-    print(f"written: {args.out}")
+    print(f"written: {path}")
 
 
 def _page(args: argparse.Namespace) -> None:

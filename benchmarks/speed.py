@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -361,7 +361,9 @@ def palettes(bench: Bench) -> list[Finding]:
     return bench.compare(f"{{}} / one composite, compact, {side} x {side}", runs, limits)
 
 
-PARTS: dict[str, Callable[[Bench], list[Finding]]] = {
+Part = Callable[[Bench], list[Finding]]
+
+PARTS: dict[str, Part] = {
     "conditioning": conditioning,
     "steps": steps,
     "beyond": beyond,
@@ -374,8 +376,8 @@ PARTS: dict[str, Callable[[Bench], list[Finding]]] = {
 """Measurements by name."""
 
 
-def measure(bench: Bench, parts: Sequence[str] = tuple(PARTS), threads: int = 2) -> Speed:
-    """Runs the measurements of that name.
+def measure(bench: Bench, parts: Mapping[str, Part], threads: int = 2) -> Speed:
+    """Runs measurements, by name.
 
     Raises:
         ValueError: If there is less than one round or thread.
@@ -383,6 +385,6 @@ def measure(bench: Bench, parts: Sequence[str] = tuple(PARTS), threads: int = 2)
     if bench.rounds < 1 or threads < 1:
         raise ValueError(f"at least one round and one thread; got {bench.rounds} and {threads}.")
     torch.set_num_threads(threads)
-    found = [replace(finding, part=part) for part in parts for finding in PARTS[part](bench)]
+    found = [replace(finding, part=name) for name, part in parts.items() for finding in part(bench)]
     device = torch.cuda.get_device_name() if bench.device == "cuda" else cpu_name()
     return Speed(tuple(found), device, threads, bench.rounds, torch.__version__.partition("+")[0])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ctnet import __version__
+from ctnet.export_command import add_export_command
 from ctnet.hub_commands import add_hub_commands
 from ctnet.palette import Palette, read_ids
 from ctnet.rules import get_rule
@@ -195,6 +196,8 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--page", type=Path, default=Path("docs/tables.md"), help="default: %(default)s"
     )
+
+    add_export_command(commands, _command)
 
     published = _command(
         commands,

@@ -13,7 +13,7 @@ from ctnet.zoo.checkpoint import save_checkpoint
 
 COMMANDS = (
     "list", "info", "predict", "palette", "train", "train-zoo", "finetune", "eval", "tables",
-    "import", "download", "push",
+    "import", "download", "push", "export",
 )  # fmt: skip
 
 

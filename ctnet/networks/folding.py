@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolutions before it: an encoder for inference alone."""
+"""Batch norms folded into the convolutions before them: encoders and blocks for inference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ctnet.networks.conditioning import ConditionedNorm
+from ctnet.networks.decoder import Block
 from ctnet.networks.efficientnet_lite import ConvNormAct
 from ctnet.networks.encoders import Encoder
 
@@ -33,6 +35,14 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
     bias = shift if conv.bias is None else shift + conv.bias * scale
     conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
     conv.bias = nn.Parameter(bias, requires_grad=False)
+
+
+def fold_block(block: Block) -> tuple[Tensor, Tensor]:
+    """Returns a block's kernel (O,I,k,k) and bias (O,), its norm's statistics folded in."""
+    conv, norm = block.conv, block.norm
+    scale, shift = affine_of(norm.norm if isinstance(norm, ConditionedNorm) else norm)
+    bias = shift if conv.bias is None else shift + conv.bias * scale
+    return conv.weight * scale[:, None, None, None], bias
 
 
 def _rest_of(norm: nn.Module) -> nn.Module:

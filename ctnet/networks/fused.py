@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ctnet.networks.conditioning import ConditionedNorm, MixtureMap
 from ctnet.networks.decoder import Block, Decoder
-from ctnet.networks.folding import affine_of
+from ctnet.networks.folding import fold_block
 from ctnet.networks.fused_step import Step, step_by_blocks
 from ctnet.networks.upconv import add_convolved, split_taps
 from ctnet.networks.windows import Box, Plan, convolve, plan, upsample, whole
@@ -52,16 +52,16 @@ class Affine:
         scale, shift = torch.addmm(self.second_bias, hidden, self.second).chunk(2, 1)
         return scale.contiguous(), shift.contiguous()
 
-
-def _affine(norm: ConditionedNorm, embeddings: Tensor, bias: Tensor) -> Affine:
-    """Builds the tables for h' = scale (W x) + shift, where ``bias`` (C,) is added to W x."""
-    gamma, beta = norm.gamma, norm.beta
-    return Affine(
-        embeddings @ norm.shared.weight.T,
-        norm.shared.bias,
-        torch.cat([gamma.weight, bias[:, None] * gamma.weight + beta.weight]).T.contiguous(),
-        torch.cat([gamma.bias, bias * gamma.bias + beta.bias]),
-    )
+    @classmethod
+    def of(cls, norm: ConditionedNorm, embeddings: Tensor, bias: Tensor) -> Affine:
+        """Builds those of h' = scale (W x) + shift, where ``bias`` (C,) is added to W x."""
+        gamma, beta = norm.gamma, norm.beta
+        return cls(
+            embeddings @ norm.shared.weight.T,
+            norm.shared.bias,
+            torch.cat([gamma.weight, bias[:, None] * gamma.weight + beta.weight]).T.contiguous(),
+            torch.cat([gamma.bias, bias * gamma.bias + beta.bias]),
+        )
 
 
 @dataclass(frozen=True)
@@ -185,15 +185,14 @@ def _fuse_block(
     block: Block, embeddings: Tensor | None, dtype: torch.dtype, step: Step, upsampled: int = 0
 ) -> FusedBlock:
     """Compiles a block, the first ``upsampled`` of whose channels come from the coarser level."""
-    conv, norm = block.conv, block.norm
-    scale, shift = affine_of(norm.norm if isinstance(norm, ConditionedNorm) else norm)
-    bias = shift if conv.bias is None else shift + conv.bias * scale
-    weight, taps = (conv.weight * scale[:, None, None, None]).to(dtype), None
+    norm = block.norm
+    weight, bias = fold_block(block)
+    weight, taps = weight.to(dtype), None
     if upsampled >= WIDE and weight.device.type == "cpu":
         weight, taps = weight[:, upsampled:], split_taps(weight[:, :upsampled])
     weight = weight.contiguous(memory_format=torch.channels_last)
     if isinstance(norm, ConditionedNorm):
-        affine = _affine(norm, cast(Tensor, embeddings), bias)
+        affine = Affine.of(norm, cast(Tensor, embeddings), bias)
         return FusedBlock(block.stride, Kernel(weight, None, taps), affine, step)
     return FusedBlock(block.stride, Kernel(weight, bias.to(dtype), taps), None, step)
 
