@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ctnet import __version__
 from ctnet.export_command import add_export_command
 from ctnet.hub_commands import add_hub_commands
-from ctnet.palette import Palette, read_ids
+from ctnet.palette_commands import add_palette_commands
+from ctnet.predict_commands import DEFAULT_MODEL, add_predict_command
 from ctnet.rules import get_rule
 from ctnet.tasks import nearest
-
-DEFAULT_MODEL = "ctn-r2"
 
 
 def _command(
@@ -57,28 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_hub_commands(commands, _command)
 
-    predict = _command(
-        commands,
-        "predict",
-        "do the tasks on photographs",
-        "ctnet predict photo.jpg --palette single:normals --out out/",
-        _predict,
-    )
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="images or folders of images")
-    predict.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
-    predict.add_argument(
-        "--palette",
-        default="R2",
-        help="a rule (R1, R2, R3, Rrnd, or a .toml/.yaml file), single:TASK, a palette PNG, or "
-        "auto: what the palette network proposes; R2 and R3 read the model's own segmentation "
-        "(default: %(default)s)",
-    )
-    predict.add_argument("--out", type=Path, default=Path("out"), help="default: %(default)s/")
-    predict.add_argument("--long-side", type=int, help="working size in pixels (default: 320)")
-    predict.add_argument("--seed", type=int, default=0, help="of mosaics and random palettes")
-    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-
-    _add_palette(commands)
+    add_predict_command(commands, _command)
+    add_palette_commands(commands, _command)
 
     train = _command(
         commands,
@@ -211,55 +187,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_palette(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    palette = _command(
-        commands,
-        "palette",
-        "make, edit and look at palettes",
-        "ctnet palette make mosaic --size 240x320 --out palette.png",
-        lambda _: 0,
-    )
-    actions = palette.add_subparsers(required=True, metavar="ACTION")
-    make = _command(
-        actions,
-        "make",
-        "make a palette by a rule",
-        "ctnet palette make R2 --labels classes.png --out palette.png",
-        _palette_make,
-    )
-    make.add_argument("rule", help="R1, R2, R3, Rrnd, single:TASK or a rule file")
-    make.add_argument("--size", metavar="HxW", help="height and width, where no labels are given")
-    make.add_argument("--labels", type=Path, help="class map (PNG of class ids) for R2, R3, files")
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--out", type=Path, required=True)
-    edit = _command(
-        actions,
-        "edit",
-        "paint boxes or replace tasks in a palette",
-        "ctnet palette edit palette.png --box normals 10 20 110 90 --replace seg parts "
-        "--out edited.png",
-        _palette_edit,
-    )
-    edit.add_argument("palette", type=Path)
-    edit.add_argument(
-        "--box",
-        nargs=5,
-        action="append",
-        default=[],
-        metavar=("TASK", "LEFT", "TOP", "RIGHT", "BOTTOM"),
-    )
-    edit.add_argument("--replace", nargs=2, action="append", default=[], metavar=("OLD", "NEW"))
-    edit.add_argument("--out", type=Path, required=True)
-    show = _command(
-        actions,
-        "show",
-        "say what a palette asks for",
-        "ctnet palette show palette.png",
-        _palette_show,
-    )
-    show.add_argument("palette", type=Path)
-
-
 def _list(args: argparse.Namespace) -> int:
     from ctnet.zoo import list_models, model_info
 
@@ -269,73 +196,6 @@ def _list(args: argparse.Namespace) -> int:
     for name in names:
         info = model_info(name)
         print(f"{name:<14}{info.parameters / 1e6:6.2f} M parameters  {info.summary}")
-    return 0
-
-
-def _predict(args: argparse.Namespace) -> int:
-    from ctnet.device import pick_device
-    from ctnet.images import find_images
-    from ctnet.zoo import load
-
-    paths = find_images(args.images)
-    model = load(args.model, device=pick_device(args.device))
-    failed = 0
-    stems: Counter[str] = Counter()
-    for path in paths:
-        try:
-            prediction = model.predict(path, args.palette, args.long_side, args.seed)
-            stems[path.stem] += 1
-            count = stems[path.stem]
-            written = prediction.save(args.out, f"{path.stem}_{count}" if count > 1 else path.stem)
-        except (ValueError, OSError) as error:
-            print(f"ctnet: {path}: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        print(f"{path}: {prediction.palette!r}")
-        for kind, file in written.items():
-            print(f"  {kind:<10} {file}")
-    if failed:
-        print(f"ctnet: {failed} of {len(paths)} images failed", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ValueError(f"--size is HEIGHTxWIDTH, such as 240x320; got {text!r}.")
-    return int(height), int(width)
-
-
-def _palette_make(args: argparse.Namespace) -> int:
-    labels = None if args.labels is None else read_ids(args.labels)
-    if labels is None and args.size is None:
-        raise ValueError("give --size HxW, or --labels for a rule that maps classes.")
-    size = labels.shape if labels is not None else _parse_size(args.size)
-    palette = get_rule(args.rule).palette(size, np.random.default_rng(args.seed), labels)
-    return _write_palette(palette, args.out)
-
-
-def _palette_edit(args: argparse.Namespace) -> int:
-    palette = Palette.load(args.palette)
-    for task, *corners in args.box:
-        left, top, right, bottom = (int(x) for x in corners)
-        palette = palette.paint_box((left, top, right, bottom), task)
-    for old, new in args.replace:
-        palette = palette.replace(old, new)
-    return _write_palette(palette, args.out)
-
-
-def _write_palette(palette: Palette, path: Path) -> int:
-    palette.save(path)
-    print(f"{path}: {palette!r}")
-    return 0
-
-
-def _palette_show(args: argparse.Namespace) -> int:
-    palette = Palette.load(args.palette)
-    print(f"{args.palette}: {palette.size[0]} x {palette.size[1]} pixels")
-    for task, share in palette.shares().items():
-        print(f"  {task:<10} {share:6.1%}")
     return 0
 
 

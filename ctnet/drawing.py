@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ctnet.images import RGB
+from ctnet.palette import Palette, Size
 from ctnet.tasks import IGNORE, Color, TaskSpec, get_task
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ Mask = npt.NDArray[np.bool_]
 
 ALPHA = 0.75
 """Share of the composite in an overlay."""
+
+PALETTE_ALPHA = 0.55
+"""Share of a palette that is drawn over a photograph."""
 
 READABLE = 480
 """Overlays of images whose longest side is below this are enlarged by a whole factor."""
@@ -114,21 +119,69 @@ def overlay(prediction: Prediction, alpha: float = ALPHA) -> Image.Image:
     Raises:
         ValueError: If alpha is out of range.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is a share from 0 to 1; got {alpha}.")
-    height, width = prediction.palette.size
-    longest = max(height, width)
-    scale = min(1, LARGEST / longest) if longest > READABLE else round(READABLE / longest)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    method = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
-    drawn, photo, shares = (
-        np.array(Image.fromarray(x).resize(size, method), np.float32)
-        for x in (_paint(prediction), prediction.image, _shares(prediction, alpha))
+    _check_alpha(alpha)
+    size = _shown_size(prediction.palette.size)
+    picture = _blend(prediction, alpha, size)
+    return _framed(picture, lambda font_size: _blocks(prediction, font_size))
+
+
+def side_by_side(prediction: Prediction, alpha: float = ALPHA) -> Image.Image:
+    """Draws the photograph and, on its right, the composite over it as :func:`overlay` does.
+
+    Args:
+        prediction: The prediction.
+        alpha: Share of the composite, 0 to 1.
+
+    Returns:
+        RGB picture as high as the photograph and twice as wide, without a legend: frames of a
+        video keep their size.
+
+    Raises:
+        ValueError: If alpha is out of range.
+    """
+    _check_alpha(alpha)
+    size = prediction.palette.size
+    blended = np.array(_blend(prediction, alpha, size))
+    return Image.fromarray(np.concatenate([prediction.image, blended], 1))
+
+
+def draw_palette(
+    palette: Palette, image: RGB | None = None, alpha: float = PALETTE_ALPHA
+) -> Image.Image:
+    """Draws a palette in the fixed colours of its tasks, with a legend.
+
+    Args:
+        palette: The palette.
+        image: Photograph (H,W,3) uint8 of the palette's size to draw it over; None for none.
+        alpha: Share of the palette over a photograph, 0 to 1.
+
+    Returns:
+        RGB picture: regions in their tasks' colours, a light hatch (over a photograph: nothing)
+        where nothing is asked, each task with its share in the legend; scaled as by
+        :func:`overlay`.
+
+    Raises:
+        ValueError: If the photograph has another size, or alpha is out of range.
+    """
+    _check_alpha(alpha)
+    if image is not None and image.shape[:2] != palette.size:
+        raise ValueError(
+            f"the palette is {palette.size} (height, width), the image {image.shape[:2]}; give the "
+            "photograph that it was made for."
+        )
+    height, width = _shown_size(palette.size)
+    shown = palette.resize((height, width))
+    asked = shown.ids != IGNORE
+    canvas = _hatched(shown.ids) if image is None else _resized(image, (height, width)).copy()
+    colors = _task_colors(palette)[shown.ids[asked]]
+    under = canvas[asked].astype(np.float32)
+    share = 1 if image is None else alpha
+    canvas[asked] = np.rint(under + share * (colors - under)).astype(np.uint8)
+    _outline(canvas, shown.ids)
+    hatched = image is None
+    return _framed(
+        Image.fromarray(canvas), lambda font_size: _palette_blocks(palette, hatched, font_size)
     )
-    mixed = photo + shares[..., None] * (drawn - photo)
-    canvas = np.rint(mixed).clip(0, 255).astype(np.uint8)
-    _outline(canvas, prediction.palette.resize((size[1], size[0])).ids)
-    return _framed(prediction, Image.fromarray(canvas))
 
 
 def legend(
@@ -147,8 +200,11 @@ def legend(
         task its colour in that map, its share of the image and its colours, with the names of
         those classes that occur.
     """
-    blocks = _blocks(prediction, font_size)
-    gap = font_size
+    return _arranged(_blocks(prediction, font_size), font_size, limit, down)
+
+
+def _arranged(blocks: list[Image.Image], gap: int, limit: int | None, down: bool) -> Image.Image:
+    """Puts the blocks of a legend on one canvas; see :func:`legend`."""
     places, along, across, line = [], 0, 0, 0
     right = bottom = 0
     for block in blocks:
@@ -166,14 +222,58 @@ def legend(
     return canvas
 
 
-def _paint(prediction: Prediction) -> RGB:
-    """Draws the composite without boundaries."""
-    ids = prediction.palette.ids
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is a share from 0 to 1; got {alpha}.")
+
+
+def _shown_size(size: Size) -> Size:
+    """Chooses the size of a picture on a page: small ones are enlarged, large ones scaled down."""
+    longest = max(size)
+    scale = min(1, LARGEST / longest) if longest > READABLE else round(READABLE / longest)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(values: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
+    if values.shape[:2] == size:
+        return values
+    reduced = max(size) < max(values.shape[:2])
+    method = Image.Resampling.BOX if reduced else Image.Resampling.NEAREST
+    return np.array(Image.fromarray(values).resize((size[1], size[0]), method))
+
+
+def _blend(prediction: Prediction, alpha: float, size: Size) -> Image.Image:
+    """Draws the composite over the photograph, with boundaries, at a size (height, width)."""
+    drawn, photo, shares = (
+        np.asarray(_resized(x, size), np.float32)
+        for x in (_paint(prediction), prediction.image, _shares(prediction, alpha))
+    )
+    mixed = photo + shares[..., None] * (drawn - photo)
+    canvas = np.rint(mixed).clip(0, 255).astype(np.uint8)
+    _outline(canvas, prediction.palette.resize(size).ids)
+    return Image.fromarray(canvas)
+
+
+def _task_colors(palette: Palette) -> RGB:
+    """Returns the colour of each task id (256,3), white where nothing is asked."""
+    colors = np.full((256, 3), 255, np.uint8)
+    colors[: len(palette.tasks)] = [get_task(name).color for name in palette.tasks]
+    return colors
+
+
+def _hatched(ids: npt.NDArray[np.uint8]) -> RGB:
+    """Draws a canvas (H,W,3), hatched if anywhere nothing is asked."""
     canvas = np.full((*ids.shape, 3), HATCH[0], np.uint8)
     if (ids == IGNORE).any():
-        period = max(4, _text_size(ids.shape) // 2)
+        period = max(4, _text_size((ids.shape[0], ids.shape[1])) // 2)
         rows, columns = (np.arange(n, dtype=np.int32) for n in ids.shape)
         canvas[(rows[:, None] + columns) % (2 * period) < period] = HATCH[1]
+    return canvas
+
+
+def _paint(prediction: Prediction) -> RGB:
+    """Draws the composite without boundaries."""
+    canvas = _hatched(prediction.palette.ids)
     for task, values in prediction.labels.items():
         mask = prediction.palette.mask(task)
         canvas[mask] = colorize(values[mask], get_task(task))
@@ -219,12 +319,12 @@ def _grown(mask: Mask) -> Mask:
     return grown
 
 
-def _framed(prediction: Prediction, picture: Image.Image) -> Image.Image:
-    """Puts a picture and its legend on one white page."""
+def _framed(picture: Image.Image, blocks: Callable[[int], list[Image.Image]]) -> Image.Image:
+    """Puts a picture and its legend, whose blocks depend on the font's size, on a white page."""
     size = _text_size((picture.height, picture.width))
     beside = picture.width < 1.5 * picture.height
     limit = max(picture.height if beside else picture.width, 20 * size)
-    key = legend(prediction, size, limit, beside)
+    key = _arranged(blocks(size), size, limit, beside)
     if beside:
         extent = picture.width + key.width + 3 * size, max(picture.height, key.height) + 2 * size
         corner = picture.width + 2 * size, size
@@ -265,27 +365,41 @@ def _blocks(prediction: Prediction, font_size: int) -> list[Image.Image]:
     palette = prediction.palette
     shares = palette.shares()
     blocks = []
-    idle = float((palette.ids == IGNORE).mean())
-    if len(shares) + (idle > 0) > 1:
-        blocks.append(_map(prediction, font_size))
+    if len(shares) + (IGNORE in palette.ids) > 1:
+        blocks.append(_map(palette, font_size))
     for name, share in shares.items():
         task = get_task(name)
         blocks.append(_block(task.title, task.color, share, _rows(prediction, task), font_size))
-    if idle:
-        hatch = np.array([HATCH[i // 4 % 2] for i in range(32)], np.uint8)
-        blocks.append(_block("nothing asked", WHITE, idle, [_Row(hatch, "hatched")], font_size))
-    return blocks
+    return blocks + _idle_block(palette, font_size)
 
 
-def _map(prediction: Prediction, font_size: int) -> Image.Image:
+def _palette_blocks(palette: Palette, hatched: bool, font_size: int) -> list[Image.Image]:
+    """Draws the parts of a palette's own legend: a block for each task."""
+    blocks = []
+    for name, share in palette.shares().items():
+        task = get_task(name)
+        blocks.append(_block(task.title, task.color, share, [], font_size))
+    return blocks + _idle_block(palette, font_size, hatched)
+
+
+def _idle_block(palette: Palette, font_size: int, hatched: bool = True) -> list[Image.Image]:
+    """Draws the block of what nothing is asked for, if there is any."""
+    idle = float((palette.ids == IGNORE).mean())
+    if not idle:
+        return []
+    hatch = np.array([HATCH[i // 4 % 2] for i in range(32)], np.uint8)
+    rows = [_Row(hatch, "hatched")] if hatched else []
+    return [_block("nothing asked", WHITE, idle, rows, font_size)]
+
+
+def _map(palette: Palette, font_size: int) -> Image.Image:
     """Draws the palette small, in the colours of the tasks, under a title."""
-    palette = prediction.palette
-    colors = np.full((256, 3), 255, np.uint8)
-    colors[: len(palette.tasks)] = [get_task(name).color for name in palette.tasks]
     height, width = palette.size
     scale = 9 * font_size / max(height, width)
     extent = max(1, round(width * scale)), max(1, round(height * scale))
-    small = Image.fromarray(colors[palette.ids]).resize(extent, Image.Resampling.NEAREST)
+    small = Image.fromarray(_task_colors(palette)[palette.ids]).resize(
+        extent, Image.Resampling.NEAREST
+    )
     font = ImageFont.load_default(font_size)
     title = "what was asked where"
     head = round(1.6 * font_size)
@@ -305,10 +419,12 @@ def _block(title: str, color: Color, share: float, rows: list[_Row], font_size: 
     step, chip = round(1.4 * font_size), font_size
     columns = 1 if len(rows) <= 8 else 2
     per_column = -(-len(rows) // columns)
-    ramp = len(rows[0].colors) > 1
+    ramp = any(len(row.colors) > 1 for row in rows)
     swatch = round((4 if ramp else 1.6) * font_size)
     text_at = swatch + font_size // 2
-    stride = text_at + font_size + round(max(small.getlength(row.text) for row in rows))
+    stride = (
+        text_at + font_size + round(max((small.getlength(row.text) for row in rows), default=0))
+    )
     percent = f"{share:.0%}" if share >= 0.005 else "<1%"
     head = chip + font_size // 2
     title_end = head + round(font.getlength(title)) + font_size // 2

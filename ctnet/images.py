@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,9 @@ SUFFIXES = (
     ".webp",
 )  # fmt: skip
 """Endings by which :func:`find_images` knows images in a folder."""
+
+_NUMBER = re.compile(r"(\d+)")
+_WILDCARD = re.compile(r"[*?[]")
 
 FLOAT_TOLERANCE = 1e-4
 """Float images may leave [0, 1] by this much: interpolation overshoots by rounding errors."""
@@ -62,37 +68,65 @@ def load_image(source: ImageLike) -> RGB:
     )
 
 
-def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Lists image files, with the images of a folder in its place.
+def find_images(
+    paths: str | Path | Iterable[str | Path],
+    recursive: bool = False,
+    suffixes: Collection[str] = SUFFIXES,
+) -> list[Path]:
+    """Lists image files, with those of a folder or pattern in its place.
 
     Args:
-        paths: Files, taken as they are, and folders, whose images (by :data:`SUFFIXES`, hidden
-            files and subfolders left out) are listed in the order of their names.
+        paths: Files, taken as they are; folders, whose images (by ``suffixes``; hidden files left
+            out) are listed in natural order, ``frame2`` before ``frame10``; and patterns such as
+            ``photos/*.jpg`` or ``photos/**/*.jpg``, whose matches are taken in natural order as if
+            they had been given one by one.
+        recursive: List the images in subfolders too, hidden ones left out.
+        suffixes: Endings, in lower case, by which files in folders are known.
 
     Returns:
         Paths of files; whether they can be read shows when they are loaded.
 
     Raises:
-        ValueError: If a folder holds no image.
+        ValueError: If a folder holds no image, or a pattern matches nothing.
     """
     found = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(path)
-        if not path.is_dir():
+        if path.is_dir():
+            found += _listed(path, recursive, suffixes)
+        elif _WILDCARD.search(str(path)) and not path.exists():
+            matches = sorted((Path(match) for match in glob(str(path), recursive=True)), key=_order)
+            if not matches:
+                raise ValueError(f"no file matches {str(path)!r}; check the pattern.")
+            for match in matches:
+                found += _listed(match, recursive, suffixes) if match.is_dir() else [match]
+        else:
             found.append(path)
-            continue
-        images = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-        )
-        if not images:
-            raise ValueError(
-                f"folder {path} holds no images ({', '.join(SUFFIXES)}); subfolders are not "
-                "searched, name them one by one."
-            )
-        found += images
     return found
+
+
+def _listed(folder: Path, recursive: bool, suffixes: Collection[str]) -> list[Path]:
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        found += [
+            Path(root, name)
+            for name in names
+            if Path(name).suffix.lower() in suffixes and not name.startswith(".")
+        ]
+    found = [path for path in found if path.is_file()]
+    if not found:
+        hint = "" if recursive else "; subfolders are searched only if asked (recursive)"
+        raise ValueError(f"folder {folder} holds no images ({', '.join(suffixes)}){hint}.")
+    return sorted(found, key=_order)
+
+
+def _order(path: Path) -> list[tuple[list[str | int], str]]:
+    """Orders paths by their parts, numbers in names by their value."""
+    return [
+        ([int(x) if i % 2 else x for i, x in enumerate(_NUMBER.split(part.casefold()))], part)
+        for part in path.parts
+    ]
 
 
 @contextmanager

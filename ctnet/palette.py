@@ -251,6 +251,25 @@ class Palette:
         ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for x, y in corners], fill=1)
         return self.paint(np.array(canvas, bool), task)
 
+    def paint_circle(self, center: Point, radius: float, task: str | None) -> Palette:
+        """Asks for a task in a circle, cut at the palette's border.
+
+        Args:
+            center: Centre (x, y) in pixels; whole numbers are the middles of pixels.
+            radius: Pixels whose middle is at most this far from the centre are painted.
+            task: The task, None for nothing.
+
+        Raises:
+            ValueError: If the radius is not positive, or a number is not finite.
+        """
+        x, y = center
+        if not np.isfinite((x, y, radius)).all() or radius <= 0:
+            raise ValueError(
+                f"a circle has a finite centre and a positive radius; got {center}, {radius}."
+            )
+        rows, columns = np.ogrid[: self.size[0], : self.size[1]]
+        return self.paint((columns - x) ** 2 + (rows - y) ** 2 <= radius**2, task)
+
     def replace(self, old: str | None, new: str | None) -> Palette:
         """Asks for ``new`` wherever ``old`` was asked for (None: nothing)."""
         return self.paint(self.ids == IGNORE if old is None else self.mask(old), new)
@@ -313,3 +332,24 @@ def read_ids(path: str | Path) -> npt.NDArray[np.uint8]:
         raise FileNotFoundError(f"no image of ids at {path}.") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is no image of ids: {error}") from error
+
+
+def read_mask(path: str | Path) -> Mask:
+    """Reads a mask (H,W) from an indexed, grey or black-and-white image of two values.
+
+    Returns:
+        True where the value is not 0.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image, has full colours, or other values than 0 and one more.
+    """
+    values = read_ids(path)
+    other = np.unique(values[values != 0])
+    if len(other) > 1:
+        raise ValueError(
+            f"{path} holds {len(other)} values beside 0; a mask has two: 0 where the palette stays "
+            "as it is, and one other."
+        )
+    mask: Mask = values != 0
+    return mask

@@ -74,6 +74,10 @@ class Prediction:
         """Draws the composite over the photograph, with a legend; see :mod:`ctnet.drawing`."""
         return drawing.overlay(self, alpha)
 
+    def side_by_side(self, alpha: float = drawing.ALPHA) -> Image.Image:
+        """Draws photograph and overlay side by side; see :func:`ctnet.drawing.side_by_side`."""
+        return drawing.side_by_side(self, alpha)
+
     def save(self, directory: str | Path, name: str | None = None) -> dict[str, Path]:
         """Writes pictures and labels.
 
@@ -92,17 +96,30 @@ class Prediction:
             ValueError: If the name is no plain file name, or the folder is a file.
         """
         name = self.name if name is None else name
+        labels = self.save_labels(directory, name)
+        paths = {key: Path(directory) / f"{name}_{key}.png" for key in ("overlay", "composite")}
+        self.overlay().save(paths["overlay"])
+        # Written last: where it is, the others are complete.
+        self.draw().save(paths["composite"])
+        return {key: paths[key] for key in ("composite", "overlay")} | labels
+
+    def save_labels(self, directory: str | Path, name: str | None = None) -> dict[str, Path]:
+        """Writes the palette and the labels, without the pictures, as :meth:`save` does.
+
+        Returns:
+            The paths by content: ``palette`` and task names.
+
+        Raises:
+            ValueError: If the name is no plain file name, or the folder is a file.
+        """
+        name = self.name if name is None else name
         if not name or Path(name).name != name:
             raise ValueError(f"name is the stem of files, without a folder; got {name!r}.")
         directory = Path(directory)
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"{directory} is a file; give a folder to write into.")
         directory.mkdir(parents=True, exist_ok=True)
-        paths = {
-            key: directory / f"{name}_{key}.png" for key in ("composite", "overlay", "palette")
-        }
-        self.draw().save(paths["composite"])
-        self.overlay().save(paths["overlay"])
+        paths = {"palette": directory / f"{name}_palette.png"}
         self.palette.save(paths["palette"])
         for task, values in self.labels.items():
             spec = get_task(task)
@@ -164,7 +181,7 @@ def predict(
             not do, or the network gives NaN or infinite numbers.
     """
     _check_side(long_side)
-    request = _request(palette, model)
+    request = resolve_palette(palette, model)
     with evaluating(model), model.inference(), torch.inference_mode():
         if isinstance(image, list | tuple) or (
             isinstance(image, np.ndarray | Tensor) and image.ndim == 4
@@ -228,8 +245,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _request(palette: PaletteLike, model: CompositeModel) -> Palette | Rule | PaletteNetwork:
-    """Finds what a palette-like stands for and checks it against the model's tasks."""
+def resolve_palette(palette: PaletteLike, model: CompositeModel) -> Palette | Rule | PaletteNetwork:
+    """Finds what the palette of :func:`predict` stands for and checks it against a model's tasks.
+
+    Many images in turn need this only once, and what is wrong with it shows before the first.
+
+    Raises:
+        FileNotFoundError: If a palette or rule file is missing.
+        ValueError: If a rule is unknown or needs a segmentation that the model does not do, or a
+            palette asks for other tasks than the model's.
+    """
     tasks = model.tasks
     if isinstance(palette, str) and palette == AUTO:
         palette = _proposer(model.device)

@@ -4,32 +4,15 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import ctnet
 from ctnet.cli import build_parser, main
-from ctnet.zoo.checkpoint import save_checkpoint
 
 COMMANDS = (
     "list", "info", "predict", "palette", "train", "train-zoo", "finetune", "eval", "tables",
     "import", "download", "push", "export",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    return f"local-dir:{save_checkpoint(ctnet.create('ctn'), folder)}"
-
-
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
-    Image.fromarray(noise).save(path)
-    return path
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "palette make", "palette edit", "palette show"])
@@ -95,7 +78,7 @@ def test_one_bad_file_in_a_folder_is_reported_and_the_rest_done(model, photo, tm
     captured = capsys.readouterr()
     assert (out / "b_composite.png").exists()
     assert "a.jpg" in captured.err
-    assert "1 of 2 images failed" in captured.err
+    assert "1 of 2 inputs failed" in captured.err
 
 
 def test_images_of_the_same_name_do_not_overwrite_each_other(model, photo, tmp_path):
