@@ -158,7 +158,7 @@ def _of_photograph(args: argparse.Namespace, generator: np.random.Generator) -> 
     rule = get_rule(args.rule, tasks)
     labels = None
     if rule.needs_labels:
-        model = (model or load(SEGMENTER, device=device)).fuse()
+        model = model or load(SEGMENTER, device=device)
         if "seg" not in model.tasks:
             raise ValueError(
                 f"rule {rule.name} reads a segmentation, which {args.model} does not do (its "

@@ -141,7 +141,7 @@ def _predict(args: argparse.Namespace) -> int:
     _check_options(args, frames, sources)
     total = len(sources) + failed
     if sources:
-        model = load(args.model, device=pick_device(args.device)).fuse()
+        model = load(args.model, device=pick_device(args.device))
         job = _Job(args, model, resolve_palette(args.palette, model), frames)
         failed += _predict_sources(job, sources)
     if failed:
