@@ -12,7 +12,7 @@ from PIL import Image
 
 from ctnet.networks.composite import create
 from ctnet.networks.decoder import DecoderConfig
-from ctnet.tasks import DEFAULT_TASKS
+from ctnet.tasks import DEFAULT_TASKS, TASKS
 
 TINY = DecoderConfig(
     stages=(10, 8, 7, 6, 5),
@@ -48,6 +48,15 @@ def draw_ids(kind, size, generator, tasks=5):
         ids[:32, : width // 2] = 255
         return ids
     raise AssertionError(kind)
+
+
+@pytest.fixture(autouse=True)
+def known_tasks():
+    """Forgets the tasks that a test registers."""
+    before = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(before)
 
 
 @pytest.fixture

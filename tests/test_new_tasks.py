@@ -23,15 +23,6 @@ MATERIAL = ctnet.TaskSpec(
 FOREGROUND = DERIVATIONS["foreground"].task
 
 
-@pytest.fixture(autouse=True)
-def known_tasks(monkeypatch):
-    """Forgets the tasks that a test registers."""
-    before = dict(TASKS)
-    yield
-    TASKS.clear()
-    TASKS.update(before)
-
-
 @pytest.fixture
 def image(rng):
     return torch.from_numpy(rng.random((2, 3, 64, 96), np.float32))
