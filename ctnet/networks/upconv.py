@@ -20,8 +20,11 @@ from ctnet.networks.windows import Box, Span, source_cells
 TAPS = 3
 """Side of the kernels."""
 
-BLOCK = 16
-"""Fine cells of a band: few enough for narrow bands, enough for fast products."""
+COLUMNS = 16
+"""Fine columns of a band: few enough for narrow bands, enough for fast products."""
+
+ROWS = 16
+"""Coarse rows at a time: few enough for what is between the products to stay in the cache."""
 
 
 def split_taps(weight: Tensor) -> Tensor:
@@ -31,17 +34,22 @@ def split_taps(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Band:
-    """What one axis does for some fine cells.
+    """Some fine cells of an axis and the coarse cells that they come from, or some that do.
 
     Attributes:
         fine: The fine cells, counted from the first that is wanted.
-        coarse: The coarse cells that they come from, counted from the first that is there.
-        weights: Weights (fine,coarse*3), a tap's next to each other.
+        coarse: The coarse cells, counted from the first that is there.
+        weights: Weights (fine,coarse*3), a cell's three taps next to each other.
     """
 
     fine: slice
     coarse: slice
     weights: Tensor
+
+    @property
+    def taps(self) -> slice:
+        """The taps of the coarse cells."""
+        return slice(TAPS * self.coarse.start, TAPS * self.coarse.stop)
 
 
 @lru_cache(maxsize=512)
@@ -52,32 +60,37 @@ def _bands(
     align_corners: bool,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[_Band, ...]:
-    """Builds the bands of one axis of ``size`` coarse cells."""
-    bands = []
-    for start in range(*wanted, BLOCK):
-        stop = min(start + BLOCK, wanted[1])
-        # The cells that the taps read, in the fine level; beyond its ends there are zeros.
-        first, last = max(start - 1, 0), min(stop + 1, 2 * size)
-        low, high, share = source_cells((first, last), size, align_corners, dtype, device)
-        from_, to = int(low.min()), int(high.max()) + 1
-        rows = torch.arange(last - first, device=device)
-        upsampled = torch.zeros(last - first, to - from_, dtype=dtype, device=device)
-        upsampled.index_put_((rows, low - from_), 1 - share, accumulate=True)
-        upsampled.index_put_((rows, high - from_), share, accumulate=True)
-        weights = torch.zeros(stop - start, to - from_, TAPS, dtype=dtype, device=device)
-        for tap in range(TAPS):
-            reads = slice(max(start + tap - 1, first), min(stop + tap - 1, last))
-            own = slice(reads.start - tap + 1 - start, reads.stop - tap + 1 - start)
-            weights[own, :, tap] = upsampled[reads.start - first : reads.stop - first]
-        bands.append(
-            _Band(
-                slice(start - wanted[0], stop - wanted[0]),
-                slice(TAPS * (from_ - has[0]), TAPS * (to - has[0])),
-                weights.flatten(1),
-            )
-        )
-    return tuple(bands)
+) -> tuple[tuple[_Band, ...], tuple[_Band, ...]]:
+    """Builds the bands of one axis of ``size`` coarse cells: of fine cells, and of coarse cells."""
+    # The cells that the taps read, in the fine level; beyond its ends there are zeros.
+    first, last = max(wanted[0] - 1, 0), min(wanted[1] + 1, 2 * size)
+    low, high, share = source_cells((first, last), size, align_corners, dtype, device)
+    cells = torch.arange(last - first, device=device)
+    upsampled = torch.zeros(last - first, has[1] - has[0], dtype=dtype, device=device)
+    upsampled.index_put_((cells, low - has[0]), 1 - share, accumulate=True)
+    upsampled.index_put_((cells, high - has[0]), share, accumulate=True)
+    weights = torch.zeros(wanted[1] - wanted[0], has[1] - has[0], TAPS, dtype=dtype, device=device)
+    for tap in range(TAPS):
+        reads = slice(max(wanted[0] + tap - 1, first), min(wanted[1] + tap - 1, last))
+        own = slice(reads.start - tap + 1 - wanted[0], reads.stop - tap + 1 - wanted[0])
+        weights[own, :, tap] = upsampled[reads.start - first : reads.stop - first]
+    used = weights.ne(0).any(2)
+
+    def band(fine: slice, coarse: slice) -> _Band:
+        return _Band(fine, coarse, weights[fine, coarse].flatten(1))
+
+    by_fine = (slice(i, i + COLUMNS) for i in range(0, len(used), COLUMNS))
+    by_coarse = (slice(i, i + ROWS) for i in range(0, used.shape[1], ROWS))
+    return (
+        tuple(band(fine, _extent(used[fine].any(0))) for fine in by_fine),
+        tuple(band(_extent(used[:, coarse].any(1)), coarse) for coarse in by_coarse),
+    )
+
+
+def _extent(used: Tensor) -> slice:
+    """Returns the cells from the first to the last that is used."""
+    cells = used.nonzero()
+    return slice(int(cells.min()), int(cells.max()) + 1) if len(cells) else slice(0, 0)
 
 
 def add_convolved(
@@ -100,23 +113,27 @@ def add_convolved(
         size: Height and width of the whole level of ``x``.
         align_corners: As in :func:`torch.nn.functional.interpolate`.
     """
-    n, inputs, height, width = x.shape
+    inputs, width = x.shape[1], x.shape[3]
     outputs, fine_width = y.shape[1], y.shape[3]
-    rows, columns = (
+    (_, rows), (columns, _) = (
         _bands(cells, part, fine, align_corners, x.dtype, x.device)
         for cells, part, fine in zip(size, has.spans, wanted.spans, strict=True)
     )
-    cells = x.permute(0, 2, 3, 1).reshape(-1, inputs)
-    # Buffers are written to again and again: fresh memory costs more than the sums.
-    products = x.new_empty(len(cells), TAPS * outputs)
-    strips = products.view(n * height, width * TAPS, outputs)
-    wide = x.new_empty(n * height, TAPS, fine_width, outputs)
-    for tap in range(TAPS):
-        torch.mm(cells, taps[tap], out=products)
-        for band in columns:
-            torch.matmul(band.weights, strips[:, band.coarse], out=wide[:, tap, band.fine])
-    wide = wide.view(n, height * TAPS, fine_width * outputs)
-    answer = y.permute(0, 2, 3, 1).view(n, -1, fine_width * outputs)
-    for band in rows:
-        weights = band.weights.expand(n, -1, -1)
-        answer[:, band.fine].baddbmm_(weights, wide[:, band.coarse])
+    for features, answer in zip(x, y.permute(0, 2, 3, 1), strict=True):
+        for part in rows:
+            # Columns outermost: a band of them is then one product of two matrices, not one a row.
+            cells = features[:, part.coarse].permute(2, 1, 0).reshape(-1, inputs)
+            height = len(cells) // width
+            products = x.new_empty(len(cells), TAPS * outputs)
+            strips = x.new_empty(width, TAPS, height, outputs)
+            upright = x.new_empty(fine_width, height * outputs)
+            wide = x.new_empty(height, TAPS, fine_width, outputs)
+            for tap in range(TAPS):
+                torch.mm(cells, taps[tap], out=products)
+                strips.copy_(products.view(width, height, TAPS, outputs).transpose(1, 2))
+                for band in columns:
+                    coarse = strips.view(width * TAPS, -1)[band.taps]
+                    torch.mm(band.weights, coarse, out=upright[band.fine])
+                wide[:, tap] = upright.view(fine_width, height, outputs).transpose(0, 1)
+            sums = answer[part.fine].view(-1, fine_width * outputs)
+            sums.addmm_(part.weights, wide.view(height * TAPS, -1))
