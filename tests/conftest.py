@@ -13,6 +13,7 @@ from PIL import Image
 from ctnet.networks.composite import create
 from ctnet.networks.decoder import DecoderConfig
 from ctnet.tasks import DEFAULT_TASKS, TASKS
+from ctnet.zoo.checkpoint import save_checkpoint
 
 TINY = DecoderConfig(
     stages=(10, 8, 7, 6, 5),
@@ -96,6 +97,23 @@ def make_model():
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """Name by which the command line finds a CTN with random weights."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    return f"local-dir:{save_checkpoint(create('ctn'), folder)}"
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """File of a photograph of noise, 40 x 60."""
+    path = tmp_path / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
 
 
 def _write_photographs(root, classes=(0, 21), splits=("train",) * 4, size=(40, 48)):
