@@ -139,3 +139,11 @@ def test_the_module_runs_as_a_program():
         [sys.executable, "-m", "ctnet.cli", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"ctnet {ctnet.__version__}"
+
+
+def test_a_reader_that_has_enough():
+    command = [sys.executable, "-m", "ctnet.cli", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
