@@ -154,7 +154,7 @@ class TestSession:
         assert (session.decode(palette) - model(image, palette)).abs().max() <= 1e-10
 
     @pytest.mark.parametrize("shift", [0, 13], ids=["on-the-grid", "off-the-grid"])
-    def test_an_edit_of_a_sixteenth_costs_less_than_a_quarter(self, make_model, shift):
+    def test_an_edit_of_a_sixteenth_costs_less_than_a_fifth(self, make_model, shift):
         model = make_model("ctn", "efficientnet_lite0", "compact")
         image = picture(1, 3, 512, 512, dtype=torch.float32)
         palette = Palette.mosaic((512, 512), np.random.default_rng(0)).tensor()
@@ -163,7 +163,26 @@ class TestSession:
         box = slice(192 + shift, 320 + shift)
         palette[box, box] = (palette[box, box] + 1) % 5
         edit = operations(lambda: session.decode(palette))
-        assert 4 * edit <= operations(lambda: model.session(image).decode(palette))
+        assert 5 * edit <= operations(lambda: model.session(image).decode(palette))
+
+    def test_inference_mode_at_one_time_and_not_at_another(self, model, make_ids):
+        image, palette = picture(3, 64, 64), make_ids("mosaic", (1, 64, 64))[0]
+        with torch.inference_mode():
+            session = model.session(image)
+            session.decode(palette)
+        palette[3:9, 3:9] = 2
+        assert (session.decode(palette) - model(image, palette)).abs().max() <= 1e-10
+        with torch.inference_mode():
+            palette[30:40, 3:9] = 1
+            assert (session.decode(palette) - model(image, palette)).abs().max() <= 1e-10
+
+    def test_large_images_are_not_remembered(self, model, make_ids, monkeypatch):
+        monkeypatch.setattr(fused_network, "REMEMBERED_TO", 64 * 64)
+        image, palette = picture(3, 96, 64), make_ids("mosaic", (1, 96, 64))[0]
+        session = model.session(image)
+        session.decode(palette)
+        palette[3:9, 3:9] = 2
+        assert (session.decode(palette) - model(image, palette)).abs().max() <= 1e-10
 
     def test_training_mode_is_refused(self, make_model):
         model = make_model("ctn").train()

@@ -22,9 +22,21 @@ from ctnet.networks.decoder import Block, Decoder
 from ctnet.networks.folding import fold_block
 from ctnet.networks.fused_step import Step, step_by_blocks
 from ctnet.networks.upconv import add_convolved, split_taps
-from ctnet.networks.windows import Box, Plan, convolve, plan, upsample, whole
+from ctnet.networks.windows import (
+    Box,
+    Plan,
+    convolve,
+    plan,
+    upsample,
+    upsampling_reads,
+    whole,
+)
 
 Levels = dict[int, MixtureMap]
+
+Memory = dict[int, Tensor]
+"""Of a decoder's last pass over a whole image, by stride: the coarsest skip (32), what the stages
+before the last one gave (16 to 2), and the blocks on the image (1)."""
 
 WIDE = 100
 """Features of at least so many channels are convolved before they are upsampled."""
@@ -236,6 +248,7 @@ class FusedDecoder:
         levels: Levels | None,
         part: Plan | None = None,
         shared: Shared | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
         """Decodes.
 
@@ -246,6 +259,7 @@ class FusedDecoder:
                 decoder.
             part: What to compute; None for everything.
             shared: What :meth:`prepare` gave, for a request of one mixture everywhere.
+            memory: An empty one is filled; from then on ``part`` needs to hold only what changed.
 
         Returns:
             The raw outputs (N,outputs,h,w) of the part, in the type of the image.
@@ -265,24 +279,38 @@ class FusedDecoder:
                 return block.finish(shared.skips[number], asked.everywhere(block.stride))
             return run(block, self._crop(features[number], wanted), wanted, wanted)
 
-        x = skip(4, part.outputs[32])
+        def kept(stride: int, x: Tensor, box: Box) -> tuple[Tensor, Box]:
+            """Remembers a part, and returns what there is then."""
+            if memory is None:
+                return x, box
+            if stride in memory:
+                memory[stride][(..., *box.slices)] = x
+            else:
+                memory[stride] = x
+            return memory[stride], whole((size[0] // stride, size[1] // stride))
+
+        x, has = kept(32, skip(4, part.outputs[32]), part.outputs[32])
         for number, stage in enumerate(self.stages):
             stride = stage.stride
-            has, reads = part.outputs[2 * stride], part.inputs[stride]
+            reads = part.inputs[stride]
             level = size[0] // (2 * stride), size[1] // (2 * stride)
-            coarse = Coarse(x, has, level, self.align_corners)
+            source = upsampling_reads(reads, level, self.align_corners)
+            coarse = Coarse(_cut(x, has, source), source, level, self.align_corners)
             if stride > 1:
                 side = skip(3 - number, reads)
-            elif shared is not None:
-                side = self.image[0].finish(shared.image, asked.everywhere(1))
-                side = run(self.image[1], side, part.image, reads)
             else:
-                side = self._crop(image, part.pixels)
-                side = run(self.image[0], side, part.pixels, part.image)
-                side = run(self.image[1], side, part.image, reads)
+                if shared is not None:
+                    side = self.image[0].finish(shared.image, asked.everywhere(1))
+                else:
+                    side = self._crop(image, part.pixels)
+                    side = run(self.image[0], side, part.pixels, part.image)
+                side, has = kept(1, run(self.image[1], side, part.image, part.side), part.side)
+                side = _cut(side, has, reads)
             if stage.kernel.taps is None:
                 side = torch.cat([coarse.upsample(reads), side], 1)
-            x = run(stage, side, reads, part.outputs[stride], coarse)
+            x, has = run(stage, side, reads, part.outputs[stride], coarse), part.outputs[stride]
+            if stride > 1:
+                x, has = kept(stride, x, has)
         return F.conv2d(x, *self.head).to(image.dtype)
 
     def prepare(self, image: Tensor, features: Sequence[Tensor]) -> Shared:
@@ -297,6 +325,10 @@ class FusedDecoder:
     def _crop(self, x: Tensor, box: Box) -> Tensor:
         part = x[(..., *box.slices)].to(self.dtype)
         return part.contiguous(memory_format=torch.channels_last)
+
+
+def _cut(x: Tensor, has: Box, wanted: Box) -> Tensor:
+    return x[(..., *wanted.within(has).slices)]
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,18 @@ from ctnet.networks.decoder import LEVELS, Decoder
 from ctnet.networks.encoders import Encoder
 from ctnet.networks.features import Features
 from ctnet.networks.folding import fold_encoder
-from ctnet.networks.fused import FusedDecoder, Levels
+from ctnet.networks.fused import FusedDecoder, Levels, Memory
 from ctnet.networks.fused_step import Step, compiled_step, step_by_blocks
-from ctnet.networks.windows import Box, Plan, whole
+from ctnet.networks.windows import Box, Plan, edit_plan, whole
 
 TILE = 512
 """Side in pixels of the parts in which a large image is decoded."""
 
 TILED_FROM = 1536 * 1536
 """Images of more pixels than this are decoded in parts, which bounds the memory."""
+
+REMEMBERED_TO = 1024 * 1024
+"""Of images of more pixels than this an edit starts anew: the stages' answers take much memory."""
 
 Conditioned = tuple[Decoder, Tensor | None]
 """A decoder, and the task embeddings (K,E) that condition it, None for a plain one."""
@@ -100,6 +103,43 @@ class FusedNetwork:
         return answer
 
     @torch.no_grad()
+    def remember(self, features: Features, palette: Tensor) -> tuple[Tensor, Memory | None]:
+        """Does the requested tasks as :meth:`decode`, and remembers what :meth:`edit` needs.
+
+        Returns:
+            Raw outputs (N,3,H,W), and the memory: None where there is none, because the image is
+            large or the decoder unconditioned.
+        """
+        size = features.image.shape[2], features.image.shape[3]
+        if not self.conditioned or size[0] * size[1] > REMEMBERED_TO:
+            return self.decode(features, palette), None
+        memory: Memory = {}
+        part = self.decoders[0].plan(whole(size), size)
+        return self._conditioned(features, palette, part, memory), memory
+
+    @torch.no_grad()
+    def edit(
+        self, features: Features, palette: Tensor, changed: Box, memory: Memory | None
+    ) -> tuple[Tensor, Box]:
+        """Does the requested tasks where a changed palette makes a difference.
+
+        Args:
+            features: The image (N,3,H,W), padded.
+            palette: As for :meth:`decode`.
+            changed: The pixels that it asks for something else at.
+            memory: What :meth:`remember` gave; it is brought up to date.
+
+        Returns:
+            Raw outputs of a part, and where that is in the image, in pixels.
+        """
+        size = features.image.shape[2], features.image.shape[3]
+        part = edit_plan(changed, size, self.decoders[0].align_corners)
+        box = part.outputs[1]
+        if memory is None:
+            return self.decode(features, palette, box), box
+        return self._conditioned(features, palette, part, memory), box
+
+    @torch.no_grad()
     def decode_all(self, features: Features) -> Tensor:
         """Does every task everywhere: raw outputs (N,K,3,H,W).
 
@@ -131,10 +171,16 @@ class FusedNetwork:
         size = features.image.shape[2], features.image.shape[3]
         part = self.decoders[0].plan(box, size)
         if self.conditioned:
-            asked = palette[(..., *part.grid.slices)]
-            levels = self._levels(asked, features.image.dtype)
-            return self.decoders[0](features.image, features.pyramids[0], levels, part)
+            return self._conditioned(features, palette, part)
         return self._compose(features, palette[(..., *box.slices)], part)
+
+    def _conditioned(
+        self, features: Features, palette: Tensor, part: Plan, memory: Memory | None = None
+    ) -> Tensor:
+        """Runs the decoder that the palette conditions."""
+        levels = self._levels(palette[(..., *part.grid.slices)], features.image.dtype)
+        image, pyramid = features.image, features.pyramids[0]
+        return self.decoders[0](image, pyramid, levels, part, memory=memory)
 
     def _compose(self, features: Features, palette: Tensor, part: Plan) -> Tensor:
         """Makes the composite of plain decoders' answers, each only where it is asked for."""

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ctnet.networks.windows import Box, reach
+from ctnet.networks.windows import Box
 from ctnet.palette import Palette
 
 if TYPE_CHECKING:
     from ctnet.networks.composite import CompositeModel
+    from ctnet.networks.fused import Memory
 
 
 class Session:
-    """An encoded image that remembers the last palette and its composite.
+    """An encoded image that remembers the last palette and what the decoder made of it.
 
-    A palette that differs from the last one in a region costs the decoder on that region and the
-    margin that it can reach, 62 pixels beyond the coarse cells that it touches. Answers equal
-    those of a full pass.
+    A palette that differs from the last one in a region costs each stage of the decoder on what
+    the region can reach there, at the end 62 pixels beyond the coarse cells that it touches.
+    Answers equal those of a full pass.
 
     Args:
         model: Network in eval mode. Changes of its parameters during a session are not noticed.
@@ -48,7 +49,10 @@ class Session:
             self.features = model.encode(image)
         self._single = image.ndim == 3
         self._last: tuple[Tensor, Tensor] | None = None
+        self._memory: Memory | None = None
 
+    # What is remembered is written to later, perhaps outside of inference mode.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def decode(self, palette: Tensor | Palette) -> Tensor:
         """Does the requested tasks, anew only where they can differ from the last answer.
@@ -64,7 +68,7 @@ class Session:
         """
         padded = self.model.padded_palette(self.features, palette)
         if self._last is None or self._last[0].shape != padded.shape:
-            composite = self._network.decode(self.features, padded)
+            composite, self._memory = self._network.remember(self.features, padded)
             self.computed = Box(0, 0, *composite.shape[2:])
         else:
             before, composite = self._last
@@ -80,10 +84,9 @@ class Session:
         self.computed = None
         if changed is None:
             return composite
-        size = composite.shape[2], composite.shape[3]
-        box = reach(changed, size, self.model.config.decoder_config.align_corners)
+        part, box = self._network.edit(self.features, palette, changed, self._memory)
         self.computed = box
-        composite[(..., *box.slices)] = self._network.decode(self.features, palette, box)
+        composite[(..., *box.slices)] = part
         return composite
 
 

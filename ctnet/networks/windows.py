@@ -216,13 +216,15 @@ class Plan:
     Attributes:
         outputs: By stride, the box of the stage's output (at 32: of the coarsest skip's).
         inputs: By stride below 32, the box of what the stage convolves.
-        image: The box of the first block on the image, stride 1.
+        side: The box of the second block on the image, stride 1.
+        image: The box of the first one.
         pixels: The box of the image that this block reads.
         grid: A box of whole cells of the coarsest level, in pixels, that holds all of these.
     """
 
     outputs: dict[int, Box]
     inputs: dict[int, Box]
+    side: Box
     image: Box
     pixels: Box
     grid: Box
@@ -243,25 +245,38 @@ def plan(wanted: Box, size: tuple[int, int], align_corners: bool) -> Plan:
         coarse = level[0] // 2, level[1] // 2
         outputs[2 * stride] = upsampling_reads(inputs[stride], coarse, align_corners)
         grid = grid.join(inputs[stride].finer(stride))
-    image = inputs[1].grow(1, size)
-    grid = grid.join(image).join(outputs[32].finer(32))
-    return Plan(outputs, inputs, image, image.grow(1, size), grid.coarser(GRAIN).finer(GRAIN))
+    return _planned(outputs, inputs, inputs[1], grid.join(outputs[32].finer(32)), size)
 
 
-def reach(changed: Box, size: tuple[int, int], align_corners: bool) -> Box:
-    """Finds what part of the answer a change of the palette can reach.
+def edit_plan(changed: Box, size: tuple[int, int], align_corners: bool) -> Plan:
+    """Finds what a change of the palette reaches, where the answers of all else are at hand.
 
     Args:
         changed: Pixels whose request changed.
         size: Height and width of the padded image.
         align_corners: How the decoder upsamples.
+
+    Returns:
+        The plan; its output at stride 1 is what of the answer can change.
     """
-    dirty = changed.coarser(32)
+    outputs, inputs = {32: changed.coarser(32)}, {}
+    side = changed.grow(1, size)
+    grid = outputs[32].finer(32)
     for stride in (16, 8, 4, 2, 1):
         level = size[0] // stride, size[1] // stride
-        own = changed.coarser(stride)
         # Beside the upsampled features: a skip, or the two blocks on the image.
-        side = own if stride > 1 else own.grow(1, level)
-        dirty = upsampling_reaches(dirty, (level[0] // 2, level[1] // 2), align_corners)
-        dirty = dirty.join(side).grow(1, level)
-    return dirty
+        own = changed.coarser(stride) if stride > 1 else side
+        coarse = level[0] // 2, level[1] // 2
+        dirty = upsampling_reaches(outputs[2 * stride], coarse, align_corners).join(own)
+        outputs[stride] = dirty.grow(1, level)
+        inputs[stride] = outputs[stride].grow(1, level)
+        grid = grid.join(inputs[stride].finer(stride))
+    return _planned(outputs, inputs, side, grid, size)
+
+
+def _planned(
+    outputs: dict[int, Box], inputs: dict[int, Box], side: Box, grid: Box, size: tuple[int, int]
+) -> Plan:
+    image = side.grow(1, size)
+    grid = grid.join(image).coarser(GRAIN).finer(GRAIN)
+    return Plan(outputs, inputs, side, image, image.grow(1, size), grid)
