@@ -131,6 +131,19 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A convolution of an image that is the same for every task.
+
+    Attributes:
+        y: What it gave, before scale, shift and activation (N,C,h,w).
+        answer: Memory for the answer of one task after another.
+    """
+
+    y: Tensor
+    answer: Tensor
+
+
+@dataclass(frozen=True)
 class FusedBlock:
     """A convolution, what is left of its norm, and a leaky ReLU.
 
@@ -164,14 +177,15 @@ class FusedBlock:
         self.step(y.permute(0, 2, 3, 1).view(-1, y.shape[1]), scale, shift, level.index.flatten())
         return y
 
-    def raw(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def prepare(self, x: Tensor, size: tuple[int, int]) -> Prepared:
         """Convolves a whole level: what does not depend on the request."""
-        return self.kernel(x, whole(size), whole(size), None)
+        y = self.kernel(x, whole(size), whole(size), None)
+        return Prepared(y, torch.empty_like(y))
 
-    def finish(self, y: Tensor, level: MixtureMap) -> Tensor:
-        """Turns what :meth:`raw` gave into the block's answer where one mixture is everywhere."""
+    def finish(self, prepared: Prepared, level: MixtureMap) -> Tensor:
+        """Turns what :meth:`prepare` gave into the answer where one mixture is everywhere."""
         scale, shift = (row.view(1, -1, 1, 1) for row in self._table(level))
-        return F.leaky_relu_(torch.addcmul(shift, y, scale))
+        return F.leaky_relu_(torch.addcmul(shift, prepared.y, scale, out=prepared.answer))
 
     def _table(self, level: MixtureMap) -> tuple[Tensor, Tensor]:
         scale, shift = cast(Affine, self.affine).table(level.weights)
@@ -316,11 +330,11 @@ class FusedDecoder:
     def prepare(self, image: Tensor, features: Sequence[Tensor]) -> Shared:
         """Computes the convolutions that no request changes, for any number of single tasks."""
         skips = [
-            block.raw(self._crop(x, whole((x.shape[2], x.shape[3]))), (x.shape[2], x.shape[3]))
+            block.prepare(self._crop(x, whole((x.shape[2], x.shape[3]))), (x.shape[2], x.shape[3]))
             for block, x in zip(self.skips, features, strict=True)
         ]
         size = image.shape[2], image.shape[3]
-        return Shared(tuple(skips), self.image[0].raw(self._crop(image, whole(size)), size))
+        return Shared(tuple(skips), self.image[0].prepare(self._crop(image, whole(size)), size))
 
     def _crop(self, x: Tensor, box: Box) -> Tensor:
         part = x[(..., *box.slices)].to(self.dtype)
@@ -336,12 +350,12 @@ class Shared:
     """Convolutions of an image that are the same for every task.
 
     Attributes:
-        skips: Those of the skips at strides 2 to 32, before scale, shift and activation.
+        skips: Those of the skips at strides 2 to 32.
         image: That of the first block on the image.
     """
 
-    skips: tuple[Tensor, ...]
-    image: Tensor
+    skips: tuple[Prepared, ...]
+    image: Prepared
 
 
 @dataclass(frozen=True)
