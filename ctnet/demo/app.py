@@ -61,9 +61,7 @@ def _in_words() -> Iterator[None]:
 
 def _notice(text: str) -> gr.Error:
     # gradio shows it as HTML, and names of files come from outside.
-    return gr.Error(
-        html.escape(text), duration=12, title="That did not work", print_exception=False
-    )
+    return gr.Error(html.escape(text), duration=12, print_exception=False)
 
 
 def build(handlers: Handlers) -> gr.Blocks:
@@ -113,11 +111,6 @@ def build(handlers: Handlers) -> gr.Blocks:
                     apply_default_css=False,
                     elem_id="painter",
                 )
-                with gr.Row(elem_classes="files"):
-                    save_palette = gr.Button("Save palette", elem_id="save-palette", size="sm")
-                    load_palette = gr.UploadButton(
-                        "Load palette …", elem_id="load-palette", size="sm", type="filepath"
-                    )
             with gr.Column(min_width=320, elem_classes="card"):
                 gr.HTML(
                     "<h2>What the network says</h2>",
@@ -137,9 +130,13 @@ def build(handlers: Handlers) -> gr.Blocks:
                     apply_default_css=False,
                     elem_id="views",
                 )
-                with gr.Row(elem_classes="files"):
-                    save_picture = gr.Button("Save picture", elem_id="save-picture", size="sm")
-                    save_labels = gr.Button("Save labels", elem_id="save-labels", size="sm")
+        with gr.Row(elem_id="files"):
+            save_palette = gr.Button("Save palette", elem_id="save-palette", size="sm")
+            load_palette = gr.UploadButton(
+                "Load palette …", elem_id="load-palette", size="sm", type="filepath"
+            )
+            save_picture = gr.Button("Save picture", elem_id="save-picture", size="sm")
+            save_labels = gr.Button("Save labels", elem_id="save-labels", size="sm")
         courier = gr.File(visible="hidden", elem_id="courier")
 
         chosen = [model, other, view, start]
@@ -245,7 +242,7 @@ def _examples(handlers: Handlers) -> Any:
 
 
 def find_examples() -> dict[str, Path]:
-    """Finds the photographs in ``examples/`` of a checkout, by name; none in an installed package."""
+    """Finds the photographs in ``examples/`` of a checkout, by name; an installed one has none."""
     folder = Path(__file__).parents[2] / "examples"
     if not folder.is_dir():
         return {}

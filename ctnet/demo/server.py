@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ctnet.demo.app import build, find_examples, page_file
 from ctnet.demo.files import Limits
+from ctnet.demo.guard import BodyLimit
 from ctnet.demo.handlers import Handlers
 from ctnet.demo.models import Models
 from ctnet.device import pick_device
@@ -19,6 +21,9 @@ SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans
 SYSTEM_MONOSPACE = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
 
 LOOPBACK = "127.0.0.1"
+
+ENVELOPE = 2**20
+"""Bytes that a request may have beside the file in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +89,7 @@ def serve(
         quiet=True,
         show_error=True,
         max_file_size=limits.file_bytes,
+        app_kwargs={"middleware": [Middleware(BodyLimit, most=limits.file_bytes + ENVELOPE)]},
         state_session_capacity=4 * limits.pages,
         footer_links=[],
         ssr_mode=False,
@@ -102,4 +108,18 @@ def _theme() -> Any:
         neutral_hue=gr.themes.colors.slate,
         font=[gr.themes.Font(name) for name in SYSTEM_FONTS],
         font_mono=[gr.themes.Font(name) for name in SYSTEM_MONOSPACE],
+    ).set(
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_padding="0",
+        block_title_text_color="*body_text_color_subdued",
+        block_title_text_color_dark="*body_text_color_subdued",
+        block_title_text_size="*text_sm",
+        block_title_text_weight="500",
+        input_border_width="1px",
+        input_border_width_dark="1px",
+        input_shadow="none",
+        checkbox_label_shadow="none",
     )

@@ -1,4 +1,4 @@
-"""What the server keeps of one browser page: a photograph, its palette and the networks' answers."""
+"""What the server keeps of a browser page: photograph, palette and the networks' answers."""
 
 from __future__ import annotations
 

@@ -315,8 +315,13 @@ find("[data-strength]").addEventListener("input", (event) => {
 });
 
 // gradio's own button sends the file: what is dropped here is handed to its input.
-const chooser = () => document.querySelector("#photograph input[type=file], input#photograph");
-drop.addEventListener("click", () => document.querySelector("button#photograph, #photograph button")?.click());
+const button = () => document.querySelector("#photograph");
+function chooser() {
+  let node = button();
+  while (node && !node.matches("input[type=file]")) node = node.previousElementSibling;
+  return node;
+}
+drop.addEventListener("click", () => button().click());
 element.addEventListener("dragover", (event) => {
   event.preventDefault();
   element.classList.add("over");
