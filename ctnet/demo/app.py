@@ -61,7 +61,7 @@ def _in_words() -> Iterator[None]:
 
 def _notice(text: str) -> gr.Error:
     # gradio shows it as HTML, and names of files come from outside.
-    return gr.Error(html.escape(text), duration=12, print_exception=False)
+    return gr.Error(html.escape(text, quote=False), duration=12, print_exception=False)
 
 
 def build(handlers: Handlers) -> gr.Blocks:
