@@ -352,6 +352,8 @@ function open(message) {
     state.photo = photo;
     canvas.width = photo.naturalWidth;
     canvas.height = photo.naturalHeight;
+    // As wide as there is room, unless it would be too high to be seen at once.
+    canvas.style.maxWidth = `calc(76vh * ${photo.naturalWidth / photo.naturalHeight})`;
     canvas.hidden = false;
     drop.hidden = true;
     redraw();
