@@ -572,7 +572,7 @@ def test_the_command_serves(tmp_path):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "ctnet.cli", "demo", "--no-browser", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        killer = threading.Timer(60, process.kill)
+        killer = threading.Timer(300, process.kill)
         killer.start()
         line = process.stdout.readline()
         assert line.startswith(f"the demo is at http://127.0.0.1:{port}/")
