@@ -18,9 +18,6 @@ NORMALS, SALIENCY = "4", "3"
 SIZE = 320, 320
 """Width and height at which networks see the example."""
 
-COLORS = 128
-"""Colours of the picture: enough for a page, and a third of the bytes."""
-
 
 def wait(page: Page) -> None:
     """Waits until the answers to all that was done are shown."""
@@ -70,7 +67,7 @@ def main() -> None:
     """Writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/demo.png"))
-    parser.add_argument("--width", type=int, default=1180)
+    parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--dark", action="store_true")
     args = parser.parse_args()
     server = serve("ctn-r1", device="cpu")
@@ -89,7 +86,9 @@ def main() -> None:
         browser.close()
     server.close()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(COLORS, dither=Image.Dither.NONE).save(args.out, optimize=True)
+    # The maximum of coverage keeps the colours of small things, such as a legend's, true.
+    few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(args.out, optimize=True)
     print(f"{args.out}: {picture.width} × {picture.height}, {args.out.stat().st_size / 1e3:.0f} kB")
 
 

@@ -25,12 +25,12 @@ from PIL import Image
 import ctnet
 from ctnet.cli import build_parser, main
 from ctnet.demo.files import Limits, read_photo
-from ctnet.demo.handlers import NOBODY, Choices, Handlers
+from ctnet.demo.handlers import NO_OTHER, Choices, Handlers
 from ctnet.demo.models import Models
 from ctnet.demo.studio import STARTS
 from ctnet.tasks import DEFAULT_TASKS
 
-CHOICES = Choices("ctn-r1", NOBODY, "composite", "R1")
+CHOICES = Choices("ctn-r1", NO_OTHER, "composite", "R1")
 LIMITS = Limits(file_bytes=300_000, pixels=1_000_000, kept_side=200, pages=3, waiting=6)
 SIDE = 96
 
@@ -76,7 +76,7 @@ def edited(painter, ids):
 
 @pytest.mark.parametrize("start", [start.name for start in STARTS])
 def test_starts(handlers, photo, start):
-    painter, views = handlers.open("page", photo, Choices("ctn-r1", NOBODY, "composite", start))
+    painter, views = handlers.open("page", photo, Choices("ctn-r1", NO_OTHER, "composite", start))
     ids = ids_of(painter)
     assert (painter["width"], painter["height"]) == (90, 60)
     assert [task["name"] for task in painter["tasks"]] == list(DEFAULT_TASKS)
@@ -111,7 +111,7 @@ def test_an_edit_changes_nothing_out_of_its_reach(models, tmp_path):
     path = tmp_path / "wide.png"
     Image.fromarray(photograph((64, 320))).save(path)
     handlers = Handlers(models, {}, Limits())
-    painter, before = handlers.open("page", path, Choices("ctn-r1", NOBODY, "composite", "R3"))
+    painter, before = handlers.open("page", path, Choices("ctn-r1", NO_OTHER, "composite", "R3"))
     ids = ids_of(painter, (64, 320)).copy()
     ids[10:40, 8:24] = (ids[10:40, 8:24] + 3) % 5
     after = handlers.edit("page", edited(painter, ids), CHOICES)
@@ -126,7 +126,7 @@ def test_views(handlers, photo, view):
     painter, _ = handlers.open("page", photo, CHOICES)
     ids = np.repeat(np.array([[0, 1, 2], [3, 4, 255]], np.uint8), 30, 0).repeat(30, 1)
     handlers.edit("page", edited(painter, ids), CHOICES)
-    _, views = handlers.choose("page", Choices("ctn-r1", NOBODY, view))
+    _, views = handlers.choose("page", Choices("ctn-r1", NO_OTHER, view))
     whole = pixels(handlers.choose("page", CHOICES)[1])
     shown = pixels(views)
     titles = {block["title"] for block in views["legend"]}
@@ -145,7 +145,7 @@ def test_views(handlers, photo, view):
 
 
 def test_two_models_side_by_side(handlers, photo):
-    handlers.open("page", photo, Choices("ctn-r1", NOBODY, "composite", "single:normals"))
+    handlers.open("page", photo, Choices("ctn-r1", NO_OTHER, "composite", "single:normals"))
     _, views = handlers.choose("page", Choices("ctn-r1", "ctn-r2", "composite"))
     assert [picture["model"] for picture in views["pictures"]] == ["ctn-r1", "ctn-r2"]
     for index, name in enumerate(("ctn-r1", "ctn-r2")):
@@ -160,10 +160,10 @@ def test_palettes_come_back(models, tmp_path, size):
     path = tmp_path / "photo.png"
     Image.fromarray(photograph(size)).save(path)
     handlers = Handlers(models, {}, LIMITS, SIDE)
-    painter, before = handlers.open("page", path, Choices("ctn-r1", NOBODY, "composite", "Rrnd"))
+    painter, before = handlers.open("page", path, Choices("ctn-r1", NO_OTHER, "composite", "Rrnd"))
     saved = handlers.download("page", "palette", CHOICES)
     assert ctnet.Palette.load(saved).size == size
-    handlers.start("page", Choices("ctn-r1", NOBODY, "composite", "single:parts"))
+    handlers.start("page", Choices("ctn-r1", NO_OTHER, "composite", "single:parts"))
     again, after = handlers.upload_palette("page", saved, CHOICES)
     assert again["ids"] == painter["ids"]
     np.testing.assert_array_equal(pixels(before), pixels(after))
@@ -177,7 +177,7 @@ def test_a_saved_palette_is_one_for_predict(handlers, photo, tmp_path):
 
 
 def test_saved_labels_and_pictures(handlers, photo, tmp_path):
-    one = Choices("ctn-r1", NOBODY, "composite", "R1")
+    one = Choices("ctn-r1", NO_OTHER, "composite", "R1")
     two = Choices("ctn-r1", "ctn-r2", "overlay", "R1")
     handlers.open("page", photo, one)
     palette = ctnet.Palette.load(handlers.download("page", "palette", one))
@@ -298,10 +298,10 @@ def test_an_edit_of_the_photograph_before_is_dropped(handlers, photo):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (Choices("ctn-r9", NOBODY, "composite"), "unknown model 'ctn-r9'; did you mean"),
+        (Choices("ctn-r9", NO_OTHER, "composite"), "unknown model 'ctn-r9'; did you mean"),
         (Choices("ctn-r1", "/etc/passwd", "composite"), "unknown model"),
-        (Choices("ctn-r1", NOBODY, "depth"), "unknown view"),
-        (Choices("ctn-r1", NOBODY, "composite", "rule.toml"), "unknown start"),
+        (Choices("ctn-r1", NO_OTHER, "depth"), "unknown view"),
+        (Choices("ctn-r1", NO_OTHER, "composite", "rule.toml"), "unknown start"),
     ],
 )
 def test_unknown_choices(handlers, photo, choices, message):
@@ -344,12 +344,12 @@ def test_models_of_other_tasks(make_model, photo, tmp_path):
     name = f"local-dir:{tmp_path / 'two'}"
     handlers = Handlers(Models(name, torch.device("cpu")), {}, LIMITS, SIDE)
     with pytest.raises(ValueError, match="start from a rule"):
-        handlers.open("page", photo, Choices(name, NOBODY, "composite", "auto"))
-    painter, _ = handlers.open("page", photo, Choices(name, NOBODY, "composite", "single:seg"))
+        handlers.open("page", photo, Choices(name, NO_OTHER, "composite", "auto"))
+    painter, _ = handlers.open("page", photo, Choices(name, NO_OTHER, "composite", "single:seg"))
     assert [task["name"] for task in painter["tasks"]] == ["normals", "seg"]
     with pytest.raises(ValueError, match="compare models of the same tasks"):
         handlers.choose("page", Choices(name, "ctn-r1", "composite"))
-    painter, _ = handlers.choose("page", Choices("ctn-r1", NOBODY, "composite"))
+    painter, _ = handlers.choose("page", Choices("ctn-r1", NO_OTHER, "composite"))
     assert (ids_of(painter) == DEFAULT_TASKS.index("seg")).all()
 
 
@@ -426,7 +426,7 @@ class Page:
         return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
-CHOSEN = ("ctn-r1", NOBODY, "composite", "R1")
+CHOSEN = ("ctn-r1", NO_OTHER, "composite", "R1")
 
 
 @pytest.fixture(scope="module")

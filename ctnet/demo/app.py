@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ctnet.demo.handlers import NOBODY, Choices, Handlers
+from ctnet.demo.handlers import NO_OTHER, Choices, Handlers
 from ctnet.demo.studio import AUTO, STARTS
 from ctnet.demo.views import COMPOSITE, data_uri, views
 from ctnet.images import SUFFIXES
@@ -87,8 +87,8 @@ def build(handlers: Handlers) -> gr.Blocks:
                 names, value=names[0], label="Model", elem_id="model", min_width=140
             )
             other = gr.Dropdown(
-                [(NOBODY, NOBODY), *((name, name) for name in names)],
-                value=NOBODY, label="Compare with", elem_id="other", min_width=140,
+                [(NO_OTHER, NO_OTHER), *((name, name) for name in names)],
+                value=NO_OTHER, label="Compare with", elem_id="other", min_width=140,
             )  # fmt: skip
             start = gr.Dropdown(
                 [(entry.title, entry.name) for entry in STARTS],

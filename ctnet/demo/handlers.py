@@ -23,7 +23,7 @@ from ctnet.tasks import get_task, nearest
 SHOWN_SIDE = 1024
 """Longest side of the photograph that is sent to the painter."""
 
-NOBODY = "nobody"
+NO_OTHER = "none"
 """Choice of no second model."""
 
 Message = dict[str, Any]
@@ -36,7 +36,7 @@ class Choices:
 
     Attributes:
         model: The model.
-        other: The model to compare with, or :data:`NOBODY`.
+        other: The model to compare with, or :data:`NO_OTHER`.
         view: What is shown of their answers; see :func:`ctnet.demo.views.views`.
         start: The palette to start from; see :data:`ctnet.demo.studio.STARTS`.
     """
@@ -49,7 +49,7 @@ class Choices:
     @property
     def models(self) -> list[str]:
         """The models to ask, one or two."""
-        return [self.model] if self.other in (NOBODY, self.model) else [self.model, self.other]
+        return [self.model] if self.other in (NO_OTHER, self.model) else [self.model, self.other]
 
 
 class Handlers:
