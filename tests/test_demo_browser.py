@@ -265,11 +265,11 @@ def test_views_and_a_second_model(open_page):
     back = driver.after(page.locator("#view label", has_text="Composite").click)
     np.testing.assert_array_equal(back, composite)
     driver.after(lambda: driver.choose("#other", "ctn-r2"))
-    assert page.locator("#views figure").count() == 2
+    api.expect(page.locator("#views figure")).to_have_count(2, timeout=PATIENCE)
     assert page.locator("#views figcaption strong").all_inner_texts() == ["ctn-r1", "ctn-r2"]
     assert not np.array_equal(driver.picture(0), driver.picture(1))
     driver.after(lambda: driver.choose("#other", "none"))
-    assert page.locator("#views figure").count() == 1
+    api.expect(page.locator("#views figure")).to_have_count(1, timeout=PATIENCE)
 
 
 def test_errors_are_said_in_words(open_page, tmp_path):

@@ -6,6 +6,7 @@ import html
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def build(handlers: Handlers) -> gr.Blocks:
 
         def begin_with_proposal(request: gr.Request, *choices: str) -> Any:
             with _in_words():
-                asked = Choices(*choices[:3], AUTO)
+                asked = replace(Choices(*choices), start=AUTO)
                 return (*handlers.start(request.session_hash, asked), AUTO)
 
         def choose(request: gr.Request, *choices: str) -> Any:
