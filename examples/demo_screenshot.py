@@ -87,7 +87,8 @@ def main() -> None:
     server.close()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # The maximum of coverage keeps the colours of small things, such as a legend's, true.
-    few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = picture.quantize(256, Image.Quantize.MAXCOVERAGE)
+    few = picture.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
     few.save(args.out, optimize=True)
     print(f"{args.out}: {picture.width} × {picture.height}, {args.out.stat().st_size / 1e3:.0f} kB")
 
