@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctnet import __version__
+from ctnet.demo_command import add_demo_command
 from ctnet.export_command import add_export_command
 from ctnet.hub_commands import add_hub_commands
 from ctnet.palette_commands import add_palette_commands
@@ -175,6 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     add_export_command(commands, _command)
+    add_demo_command(commands, _command)
 
     published = _command(
         commands,

@@ -1,0 +1,73 @@
+"""The networks that the demo offers, loaded when they are first asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ctnet.tasks import nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from ctnet.networks.composite import CompositeModel
+    from ctnet.networks.palette_net import PaletteNetwork
+
+
+class Models:
+    """Networks by name.
+
+    Args:
+        first: The model that pages begin with, loaded at once: what is wrong with it shows before
+            anybody waits for it.
+        device: Where networks go.
+
+    Attributes:
+        names: What is offered: the first, then those of the zoo whose weights are on this machine.
+
+    Raises:
+        ValueError: If the first is unknown or its files are damaged.
+        FileNotFoundError: If its files are missing.
+    """
+
+    def __init__(self, first: str, device: torch.device) -> None:
+        self._device = device
+        self._loaded: dict[str, CompositeModel] = {}
+        self._proposer: PaletteNetwork | None = None
+        self.names = (first, *(name for name in _present() if name != first))
+        self.get(first)
+
+    def get(self, name: str) -> CompositeModel:
+        """Returns a network, compiled for inference.
+
+        Raises:
+            ValueError: If it is not offered.
+        """
+        from ctnet.zoo import load
+
+        if name not in self.names:
+            raise ValueError(f"unknown model {name!r}{nearest(name, self.names)}")
+        if name not in self._loaded:
+            self._loaded[name] = load(name, device=self._device).fuse()
+        return self._loaded[name]
+
+    def proposer(self) -> PaletteNetwork:
+        """Returns the zoo's palette network."""
+        from ctnet.zoo import load_palette_network
+
+        if self._proposer is None:
+            self._proposer = load_palette_network(device=self._device)
+        return self._proposer
+
+
+def _present() -> list[str]:
+    """Lists the zoo's composite models that need no download."""
+    from ctnet.zoo import list_models, model_info
+    from ctnet.zoo.hub import places
+
+    names = []
+    for name in list_models():
+        info = model_info(name)
+        composite = info.config["system"] != "palette"
+        if composite and any(place.found for place in places(info)):
+            names.append(name)
+    return names

@@ -1,0 +1,272 @@
+"""What the server keeps of a browser page: photograph, palette and the networks' answers."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+
+import numpy as np
+
+from ctnet.decoding import decode
+from ctnet.demo.files import Photo
+from ctnet.demo.models import Models
+from ctnet.networks.session import Session
+from ctnet.palette import Palette, Size
+from ctnet.predictor import Prediction, network_input
+from ctnet.rules import RULES, get_rule
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
+
+AUTO = "auto"
+"""Start that the palette network proposes."""
+
+EMPTY = "empty"
+"""Start that asks for nothing."""
+
+ENCODED = 3
+"""Models whose encoding of the photograph a page keeps."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A palette to start from.
+
+    Attributes:
+        name: ``auto``, ``empty``, or the name of a rule.
+        title: Name for people.
+    """
+
+    name: str
+    title: str
+
+
+STARTS = (
+    Start(AUTO, "Proposal of the palette network"),
+    *(
+        Start(name, f"Rule {name}: {what}")
+        for name, what in (
+            ("R1", "a mosaic of four tasks"),
+            ("R2", "tasks by what is seen there"),
+            ("R3", "tasks by what is seen there, another choice"),
+            ("Rrnd", "a task drawn for each pixel"),
+        )
+        if name in RULES
+    ),
+    *(Start(f"single:{name}", f"Only {get_task(name).title}") for name in DEFAULT_TASKS),
+    Start(EMPTY, "Nothing: an empty palette"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of the photograph under the palette.
+
+    Attributes:
+        model: The model's name.
+        prediction: At the working size.
+        seconds: Time that the network took: for an edit, only what it reaches is computed.
+    """
+
+    model: str
+    prediction: Prediction
+    seconds: float
+
+
+class Studio:
+    """A photograph on which tasks are painted.
+
+    Each model encodes the photograph once. The palette is painted at the size at which networks
+    see the photograph; an edit costs only what it reaches.
+
+    Args:
+        photo: The photograph.
+        models: Networks by name.
+        serial: Number that tells this photograph's edits from those of another on the same page.
+
+    Attributes:
+        photo: As given.
+        serial: As given.
+        palette: What is asked for where, at the photograph's working size.
+    """
+
+    def __init__(self, photo: Photo, models: Models, serial: int = 0) -> None:
+        self.photo = photo
+        self.serial = serial
+        self.palette = Palette.empty(photo.working_size)
+        self._models = models
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._folder = TemporaryDirectory(prefix="ctnet-demo-", ignore_cleanup_errors=True)
+
+    @property
+    def folder(self) -> Path:
+        """Folder for files to download, which goes when the studio does."""
+        return Path(self._folder.name)
+
+    def use_tasks(self, model: str) -> None:
+        """Reads the palette as one of a model's tasks; what the model does not do is not asked."""
+        tasks = self._models.get(model).tasks
+        before = self.palette
+        if before.tasks == tasks:
+            return
+        table = np.full(256, IGNORE, np.uint8)
+        for i, name in enumerate(before.tasks):
+            if name in tasks:
+                table[i] = tasks.index(name)
+        self.palette = Palette(table[before.ids], tasks)
+
+    def start(self, name: str, model: str) -> None:
+        """Makes the palette anew.
+
+        Args:
+            name: One of :data:`STARTS`. Rules that draw by chance draw anew each time.
+            model: Model whose segmentation rules read that map classes to tasks.
+
+        Raises:
+            ValueError: If there is no such start, or the model cannot do what it needs.
+        """
+        names = [start.name for start in STARTS]
+        if name not in names:
+            raise ValueError(f"unknown start {name!r}{nearest(name, names)}")
+        tasks, size = self._models.get(model).tasks, self.photo.working_size
+        if name == EMPTY:
+            self.palette = Palette.empty(size, tasks)
+        elif name == AUTO:
+            self.palette = self._proposed(tasks)
+        else:
+            rule = get_rule(name, tasks)
+            classes = None
+            if rule.needs_labels:
+                if "seg" not in tasks:
+                    raise ValueError(f"{name} reads a segmentation, which {model} does not do.")
+                everywhere = Palette.single("seg", size, tasks)
+                classes = self._predicted(model, everywhere).labels["seg"]
+            self.palette = rule.palette(size, None, classes, tasks)
+
+    def paint(self, ids: bytes) -> None:
+        """Takes the palette as a browser has painted it.
+
+        Args:
+            ids: Task ids, a byte a pixel, line by line, at the working size.
+
+        Raises:
+            ValueError: If their number is not that of the pixels, or one is unknown.
+        """
+        height, width = self.photo.working_size
+        if len(ids) != height * width:
+            raise ValueError(
+                f"the palette that was sent has {len(ids)} pixels, the photograph {width} × "
+                f"{height} = {width * height}; reload the page."
+            )
+        painted = np.frombuffer(ids, np.uint8).reshape(height, width)
+        self.palette = Palette(painted, self.palette.tasks)
+
+    def answer(self, model: str) -> Answer:
+        """Does the tasks of the palette, anew only where an edit reaches.
+
+        Raises:
+            ValueError: If the model is not offered, or does other tasks than the palette's.
+        """
+        tasks = self._models.get(model).tasks
+        if tasks != self.palette.tasks:
+            raise ValueError(
+                f"{model} does the tasks {', '.join(tasks)}, the palette asks for "
+                f"{', '.join(self.palette.tasks)}; compare models of the same tasks."
+            )
+        begin = time.perf_counter()
+        prediction = self._predicted(model, self.palette)
+        return Answer(model, prediction, time.perf_counter() - begin)
+
+    def whole(self, model: str) -> Prediction:
+        """Does the tasks of the palette at the size at which the photograph is kept."""
+        photo = self.photo
+        palette = self.sized_palette(photo.kept_size)
+        long_side = max(32, *photo.working_size)
+        network = self._models.get(model)
+        found = network.predict(photo.pixels, palette, long_side)
+        return Prediction(found.image, palette, found.labels, photo.name)
+
+    def sized_palette(self, size: Size | None = None) -> Palette:
+        """Returns the palette at another size, the photograph's own where None."""
+        return self.palette.resize(self.photo.size if size is None else size)
+
+    def _predicted(self, name: str, palette: Palette) -> Prediction:
+        network = self._models.get(name)
+        composite = self._session(name).decode(palette).float()
+        ids = palette.tensor()[None].to(composite.device)
+        labels = {}
+        for task, found in decode(composite, ids, network.tasks, network.config.anchors).items():
+            values = found.values[0]
+            values = values.permute(1, 2, 0) if values.ndim == 3 else values
+            labels[task] = values.contiguous().cpu().numpy()
+        return Prediction(self.photo.working, palette, labels, self.photo.name)
+
+    def _session(self, name: str) -> Session:
+        if name not in self._sessions:
+            network = self._models.get(name)
+            pixels = network_input(network, self.photo.working, max(self.photo.working_size))
+            self._sessions[name] = Session(network, pixels)
+        self._sessions.move_to_end(name)
+        while len(self._sessions) > ENCODED:
+            self._sessions.popitem(last=False)
+        return self._sessions[name]
+
+    def _proposed(self, tasks: tuple[str, ...]) -> Palette:
+        network = self._models.proposer()
+        if network.tasks != tasks:
+            raise ValueError(
+                "the palette network proposes palettes of the tasks "
+                f"{', '.join(network.tasks)}; start from a rule, or choose a model of these."
+            )
+        photo = self.photo
+        return network.predict(photo.working, max(32, *photo.working_size))
+
+
+class Studios:
+    """The studios of all pages: at most so many, the one longest unused gives way.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._studios: OrderedDict[str, Studio] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._studios)
+
+    def has(self, page: str | None) -> bool:
+        """Whether a page has a studio."""
+        return (page or "") in self._studios
+
+    def get(self, page: str | None) -> Studio:
+        """Returns the studio of a page.
+
+        Raises:
+            ValueError: If it has none, or has none any more.
+        """
+        with self._lock:
+            studio = self._studios.get(page or "")
+            if studio is None:
+                raise ValueError(
+                    "there is no photograph yet, or it was put away for others: choose one first."
+                )
+            self._studios.move_to_end(page or "")
+            return studio
+
+    def put(self, page: str | None, studio: Studio) -> None:
+        """Gives a page a studio in place of the one it had."""
+        with self._lock:
+            self._studios[page or ""] = studio
+            self._studios.move_to_end(page or "")
+            while len(self._studios) > self._most:
+                self._studios.popitem(last=False)
+
+    def drop(self, page: str | None) -> None:
+        """Forgets what belongs to a page that has gone."""
+        with self._lock:
+            self._studios.pop(page or "", None)

@@ -1,0 +1,164 @@
+"""What a page shows of the networks' answers: pictures, and what their colours mean."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ctnet.demo.studio import Answer
+from ctnet.drawing import NORMAL_EXAMPLES, colorize
+from ctnet.images import RGB
+from ctnet.palette import Palette
+from ctnet.predictor import Prediction
+from ctnet.tasks import IGNORE, TaskSpec, get_task, nearest
+
+COMPOSITE = "composite"
+OVERLAY = "overlay"
+
+RAMP = 9
+"""Colours of a ramp in a legend, between which a browser blends."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a legend: one colour or a ramp, ``#rrggbb``, and what it means."""
+
+    colors: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """The legend of a task.
+
+    Attributes:
+        title: The task's name for people.
+        color: Its colour in palettes.
+        share: Share of the photograph that asks for it, such as ``12 %``.
+        rows: Its colours; of classes those that occur, frequent ones first.
+    """
+
+    title: str
+    color: str
+    share: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a model's answer.
+
+    Attributes:
+        model: The model.
+        source: PNG at the working size, as a data URI.
+        text: What it shows, for those who do not see it.
+        milliseconds: Time that the network took.
+    """
+
+    model: str
+    source: str
+    text: str
+    milliseconds: int
+
+
+def views(tasks: Sequence[str]) -> tuple[str, ...]:
+    """Names the views: composite, overlay, and the labels of each task."""
+    return (COMPOSITE, OVERLAY, *tasks)
+
+
+def only(prediction: Prediction, task: str) -> Prediction:
+    """Keeps one task of a prediction."""
+    palette = prediction.palette
+    ids = np.where(palette.mask(task), palette.ids, np.uint8(IGNORE))
+    labels = {name: values for name, values in prediction.labels.items() if name == task}
+    return Prediction(prediction.image, Palette(ids, palette.tasks), labels, prediction.name)
+
+
+def draw(prediction: Prediction, view: str) -> Image.Image:
+    """Draws a view at the prediction's size.
+
+    Args:
+        prediction: The prediction.
+        view: One of :func:`views`.
+
+    Raises:
+        ValueError: If there is no such view.
+    """
+    known = views(prediction.palette.tasks)
+    if view not in known:
+        raise ValueError(f"unknown view {view!r}{nearest(view, known)}")
+    if view == COMPOSITE:
+        return prediction.draw()
+    if view == OVERLAY:
+        both = prediction.side_by_side()
+        return both.crop((both.width // 2, 0, both.width, both.height))
+    return only(prediction, view).draw()
+
+
+def picture(answer: Answer, view: str) -> Picture:
+    """Draws a view of an answer for a page."""
+    asked = ", ".join(get_task(name).title for name in answer.prediction.palette.requested())
+    return Picture(
+        answer.model,
+        data_uri(draw(answer.prediction, view)),
+        f"{view} of {answer.model}; asked: {asked or 'nothing'}",
+        round(1000 * answer.seconds),
+    )
+
+
+def legend(answers: Sequence[Answer], view: str) -> list[Block]:
+    """Explains the colours of a view, for all models that answered.
+
+    Args:
+        answers: Answers to one palette.
+        view: One of :func:`views`.
+    """
+    palette = answers[0].prediction.palette
+    shares = palette.shares()
+    blocks = []
+    for name in palette.requested():
+        if view in (COMPOSITE, OVERLAY, name):
+            task = get_task(name)
+            rows = _rows(task, [answer.prediction for answer in answers])
+            blocks.append(Block(task.title, hexadecimal(task.color), _percent(shares[name]), rows))
+    return blocks
+
+
+def _rows(task: TaskSpec, predictions: Sequence[Prediction]) -> tuple[Row, ...]:
+    if task.kind == "probability":
+        ramp = colorize(np.linspace(0, 1, RAMP, dtype=np.float32), task)
+        text = "no edge – edge" if task.name == "edges" else "not salient – salient"
+        return (Row(tuple(hexadecimal(color) for color in ramp), text),)
+    if task.kind == "normals":
+        return tuple(
+            Row((hexadecimal(colorize(np.array(normal, np.float32), task)),), text)
+            for text, normal in NORMAL_EXAMPLES
+        )
+    counts = np.zeros(256, int)
+    for prediction in predictions:
+        counts += np.bincount(prediction.labels[task.name].ravel(), minlength=256)
+    counts = counts[: len(task.classes)]
+    found = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    return tuple(Row((hexadecimal(task.class_colors[i]),), task.classes[i]) for i in found)
+
+
+def hexadecimal(color: Sequence[int] | RGB) -> str:
+    """Writes a colour as a browser reads it."""
+    return "#" + "".join(f"{int(channel):02x}" for channel in color)
+
+
+def data_uri(image: Image.Image, kind: str = "PNG", quality: int = 85) -> str:
+    """Writes a picture as a data URI; PNG is exact."""
+    buffer = io.BytesIO()
+    options = {"compress_level": 1} if kind == "PNG" else {"quality": quality}
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.005 else "<1%"
