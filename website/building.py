@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from website.commands import commands
+from website.facts import losses, rules
 from website.gallery import gallery
 from website.links import FILES, PAGES, Links
 from website.math import with_formulas
@@ -22,13 +23,17 @@ CONFIG = Path(__file__).with_name("zensical.toml")
 STYLE = Path(__file__).with_name("site.css")
 GENERATORS: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "losses": losses,
     "models": lambda: gallery(ROOT / "results"),
+    "rules": rules,
 }
 """What pages can have generated, by name."""
 
 DOWNLOAD = "\n---\n\n[Download this notebook](../files/{})\n"
 
-_INCLUDE = re.compile(r"^<!-- include: (?P<path>[^#\n]+?)(?:#(?P<section>[^\n]+?))? -->$", re.M)
+_INCLUDE = re.compile(
+    r"^<!-- include: (?P<path>[^#\n]+?)(?:#(?P<section>[^\n]+?))?(?P<head> \(head\))? -->$", re.M
+)
 _GENERATE = re.compile(r"^<!-- generate: (?P<name>\w+) -->$", re.M)
 _MARK = re.compile(r"^<!-- .+? -->\n", re.M)
 _HEADING = re.compile(r"^(#+) (.+)$")
@@ -73,7 +78,7 @@ def stage(docs: Path) -> None:
         f"{FOLDER.as_posix()}/{path.name}": f"notebooks/{path.stem}.md"
         for path in sorted((ROOT / FOLDER).glob("*.ipynb"))
     }
-    links = Links(ROOT, pages | notebooks)
+    links = Links(ROOT, pages | notebooks, _included_sections(pages))
     for source, page in pages.items():
         if source not in PAGES:
             _write(docs / page, _assembled(source, page, links))
@@ -89,6 +94,17 @@ def stage(docs: Path) -> None:
     shutil.copy(STYLE, docs)
 
 
+def _included_sections(pages: dict[str, str]) -> dict[str, str]:
+    """Finds where the sections of other files are shown: the page by ``FILE#ANCHOR``."""
+    found = {}
+    for source, page in pages.items():
+        for match in _INCLUDE.finditer((ROOT / source).read_text("utf-8")):
+            if match["section"]:
+                anchor = re.sub(r"[^\w\- ]", "", match["section"].lower()).replace(" ", "-")
+                found[f"{match['path']}#{anchor}"] = page
+    return found
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
@@ -102,6 +118,8 @@ def _assembled(source: str, page: str, links: Links) -> str:
         if not (ROOT / path).is_file():
             raise ValueError(f"{source} includes {path}, which is no file of the repository.")
         text = _section((ROOT / path).read_text("utf-8"), match["section"], path)
+        if match["head"]:
+            text = text.partition("\n#")[0]
         return links.rewrite(text, path, page)
 
     def generated(match: re.Match[str]) -> str:

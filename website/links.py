@@ -46,15 +46,17 @@ class Links:
     Args:
         root: The repository.
         pages: Pages of the site by the path of their source in the repository.
+        sections: Pages that show a section of another file, by ``FILE#ANCHOR``.
 
     Attributes:
         needed: Files to copy to the site, from path in the repository to path on the site.
     """
 
-    def __init__(self, root: Path, pages: dict[str, str]) -> None:
+    def __init__(self, root: Path, pages: dict[str, str], sections: dict[str, str]) -> None:
         self.needed: dict[str, str] = {}
         self._root = root
         self._pages = pages | PAGES
+        self._sections = sections
 
     def rewrite(self, text: str, source: str, page: str) -> str:
         """Rewrites the links of a text.
@@ -70,10 +72,17 @@ class Links:
 
         def moved(match: re.Match[str]) -> str:
             path, anchor = match["path"], match["anchor"] or ""
-            if not path or ":" in path:
+            if ":" in path:
                 return match[0]
-            target = os.path.normpath(PurePosixPath(source).parent / path)
-            return os.path.relpath(self._place(target, source), PurePosixPath(page).parent) + anchor
+            target = os.path.normpath(PurePosixPath(source).parent / path) if path else source
+            place = self._sections.get(target + anchor)
+            if place is not None:
+                anchor = ""
+            elif path or self._pages.get(source) != page:
+                place = self._place(target, source)
+            else:
+                return match[0]
+            return os.path.relpath(place, PurePosixPath(page).parent) + anchor
 
         return outside_code(text, lambda part: _LINK.sub(moved, part))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -51,11 +53,12 @@ def execute(path: Path) -> Any:
         nbclient.exceptions.CellExecutionError: If a cell raises.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook, timeout=TIMEOUT, kernel_name="python3",
-        resources={"metadata": {"path": str(path.parent)}},
-    )  # fmt: skip
-    return client.execute()
+    place = {"metadata": {"path": str(path.parent)}}
+    with tempfile.TemporaryDirectory() as folder:
+        # By sockets of the file system: no port is opened.
+        sockets = f"{folder}/kernel"
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=sockets)
+        return NotebookClient(notebook, kernel, timeout=TIMEOUT, resources=place).execute()
 
 
 def refresh(path: Path) -> None:
