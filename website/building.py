@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from website.commands import commands
 from website.facts import losses, rules
 from website.gallery import gallery
-from website.links import FILES, PAGES, Links
+from website.links import FILES, PAGES, Links, outside_code
 from website.math import with_formulas
 from website.notebooks import FOLDER, to_page
 
@@ -83,8 +84,8 @@ def stage(docs: Path) -> None:
         if source not in PAGES:
             _write(docs / page, _assembled(source, page, links))
     for source, page in notebooks.items():
-        shown = to_page(ROOT / source)
-        _write(docs / page, links.rewrite(shown.text, source, page) + DOWNLOAD.format(source))
+        shown = to_page(ROOT / source, partial(links.rewrite, source=source, page=page))
+        _write(docs / page, shown.text + DOWNLOAD.format(source))
         for name, content in shown.pictures.items():
             (docs / page).with_name(name).write_bytes(content)
         links.needed[source] = f"{FILES}/{source}"
@@ -128,8 +129,8 @@ def _assembled(source: str, page: str, links: Links) -> str:
         return GENERATORS[match["name"]]()
 
     text = links.rewrite((ROOT / source).read_text("utf-8"), source, page)
-    text = _GENERATE.sub(generated, _INCLUDE.sub(included, text))
-    return with_formulas(_MARK.sub("", text))
+    text = outside_code(text, lambda part: _GENERATE.sub(generated, _INCLUDE.sub(included, part)))
+    return with_formulas(outside_code(text, lambda part: _MARK.sub("", part)))
 
 
 def _section(text: str, title: str | None, path: str) -> str:

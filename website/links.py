@@ -40,6 +40,18 @@ def outside_code(text: str, change: Callable[[str], str]) -> str:
     return "".join([*parts, change("".join(kept))])
 
 
+def links_of(text: str) -> list[str]:
+    """Lists the paths, without anchors, that a Markdown text links to outside of code."""
+    found: list[str] = []
+
+    def noted(part: str) -> str:
+        found.extend(m["path"] for m in _LINK.finditer(part) if m["path"] and ":" not in m["path"])
+        return part
+
+    outside_code(text, noted)
+    return found
+
+
 class Links:
     """Rewrites links between files of the repository, and notes which files the site needs.
 

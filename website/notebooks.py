@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,14 +95,19 @@ def _jpeg(encoded: bytes) -> bytes:
     return file.getvalue()
 
 
-def to_page(path: Path) -> Page:
-    """Turns a notebook with its outputs into Markdown."""
+def to_page(path: Path, rewrite: Callable[[str], str]) -> Page:
+    """Turns a notebook with its outputs into Markdown.
+
+    Args:
+        path: The notebook.
+        rewrite: Changes the Markdown of a cell, such as its links.
+    """
     notebook = nbformat.read(path, as_version=4)
     parts: list[str] = []
     pictures: dict[str, bytes] = {}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            parts.append(cell.source)
+            parts.append(rewrite(cell.source))
             continue
         parts.append(f"```python\n{cell.source}\n```")
         for output in cell.outputs:
