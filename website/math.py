@@ -19,6 +19,7 @@ def with_formulas(text: str) -> str:
         part = _BLOCK.sub(
             lambda m: f'<div class="formula">{convert(m[1].strip(), display="block")}</div>', part
         )
-        return _INLINE.sub(lambda m: convert(m[1]), part)
+        # Within a span: Markdown takes a line that begins with <math> for a paragraph of its own.
+        return _INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", part)
 
     return outside_code(text, change)

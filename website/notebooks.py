@@ -118,5 +118,5 @@ def to_page(path: Path, rewrite: Callable[[str], str]) -> Page:
                 parts.append(f"![What the cell above shows]({name})")
             else:
                 text = output.get("text") or data.get("text/plain", "")
-                parts.append(f"```text\n{text.rstrip()}\n```")
+                parts.append(f"``` {{ .text .output }}\n{text.rstrip()}\n```")
     return Page("\n\n".join(parts) + "\n", pictures)

@@ -68,7 +68,9 @@ def _answer(info: ModelInfo, path: Path, number: int) -> Image.Image:
     if info.config["system"] == "palette":
         palette = ctnet.load_palette_network(info.name).predict(path)
         colors = np.array([get_task(name).color for name in palette.tasks], np.uint8)
-        return Image.blend(Image.open(path).convert("RGB"), Image.fromarray(colors[palette.ids]), ALPHA)
+        return Image.blend(
+            Image.open(path).convert("RGB"), Image.fromarray(colors[palette.ids]), ALPHA
+        )
     # S asks for each task in turn; here each photograph is asked for another one.
     rule = f"single:{SINGLE[number]}" if info.rule == "S" else info.rule
     return ctnet.load(info.name).predict(path, rule, seed=SEED + number).draw()
