@@ -53,7 +53,8 @@ def _resolve(target: str, scope: griffe.Object) -> str:
     place: griffe.Object | None = scope
     while place is not None:
         try:
-            return place[target].path
+            found = place[target]
+            return found.target_path if isinstance(found, griffe.Alias) else found.path
         except (KeyError, griffe.AliasResolutionError):
             place = place.parent  # type: ignore[assignment]
     return target
