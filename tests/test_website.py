@@ -5,6 +5,7 @@ import pytest
 import ctnet
 from website import building
 from website.building import ROOT, stage
+from website.checking import broken_links
 from website.commands import commands
 from website.docstrings import markdown
 from website.gallery import PICTURES, gallery
@@ -69,6 +70,15 @@ def test_links_move_with_their_text(tmp_path):
     assert links.rewrite(fenced, "README.md", "a.md") == fenced
     with pytest.raises(ValueError, match=r"README.md links to nowhere.md"):
         links.rewrite("[a](nowhere.md)", "README.md", "a.md")
+
+
+def test_broken_links_of_a_site_are_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top">A</h1><a href="b.html#x">1</a><a href="b.html#y">2</a><img src="c.png">'
+        '<a href="#top">3</a><a href="#bottom">4</a><a href="https://e.f/#g">5</a>'
+    )
+    (tmp_path / "b.html").write_text('<p id="x">B</p>')
+    assert broken_links(tmp_path) == ["a.html: #bottom", "a.html: b.html#y", "a.html: c.png"]
 
 
 def test_formulas_become_mathml():

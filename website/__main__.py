@@ -53,7 +53,11 @@ def _pictures(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     args = build_parser().parse_args(argv)
-    status: int = args.run(args)
+    try:
+        status: int = args.run(args)
+    except ValueError as error:
+        print(f"website: {error}", file=sys.stderr)
+        return 1
     return status
 
 

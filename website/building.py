@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from website.checking import broken_links
 from website.commands import commands
 from website.facts import losses, rules
 from website.gallery import gallery
@@ -60,6 +61,9 @@ def build(out: Path) -> int:
         words = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
         status = subprocess.run(words, cwd=place, env=environment, check=False).returncode
         if not status:
+            broken = broken_links(place / "site")
+            if broken:
+                raise ValueError("links that lead nowhere:\n  " + "\n  ".join(broken))
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(place / "site", out)
     return status
@@ -126,10 +130,10 @@ def _assembled(source: str, page: str, links: Links) -> str:
     def generated(match: re.Match[str]) -> str:
         if match["name"] not in GENERATORS:
             raise ValueError(f"{source} wants {match['name']!r} generated; known: {[*GENERATORS]}.")
-        return GENERATORS[match["name"]]()
+        return links.rewrite(GENERATORS[match["name"]](), source, page)
 
     text = links.rewrite((ROOT / source).read_text("utf-8"), source, page)
-    text = outside_code(text, lambda part: _GENERATE.sub(generated, _INCLUDE.sub(included, part)))
+    text = outside_code(text, lambda part: _INCLUDE.sub(included, _GENERATE.sub(generated, part)))
     return with_formulas(outside_code(text, lambda part: _MARK.sub("", part)))
 
 

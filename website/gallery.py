@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ctnet.evaluation.evaluate import EvalResult
 from ctnet.evaluation.tables import metrics_table, palette_table, read_results
+from ctnet.zoo.hub import EMBEDDED
 from ctnet.zoo.manifest import ModelInfo, list_models, model_info
 from ctnet.zoo.plain_card import usage
 
@@ -23,7 +24,7 @@ CARD = """## {name}
 
 {figures}
 
-| Parameters | Download | Licence | Where it is |
+| Parameters | Size | Licence | Where it is |
 |---|---|---|---|
 | {parameters} M | {size:.1f} MB | {licence} | {place} |
 
@@ -75,8 +76,14 @@ def _card(info: ModelInfo, results: Sequence[EvalResult]) -> str:
         parameters=f"{info.parameters / 1e6:.2f}",
         size=sum(file.size for file in info.files.values()) / 1e6,
         licence=info.licence,
-        place=info.repo_id or "the package, or `weights/` of a clone",
+        place=_place(info),
         usage=usage(info.config["system"], info.name),
         training=training,
         data=info.data,
     )
+
+
+def _place(info: ModelInfo) -> str:
+    if info.repo_id is not None:
+        return f"`{info.repo_id}` on the Hub"
+    return "the package" if (EMBEDDED / info.name).is_dir() else "`weights/` of a clone"

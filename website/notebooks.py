@@ -58,7 +58,9 @@ def execute(path: Path) -> Any:
         # By sockets of the file system: no port is opened.
         sockets = f"{folder}/kernel"
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=sockets)
-        return NotebookClient(notebook, kernel, timeout=TIMEOUT, resources=place).execute()
+        return NotebookClient(
+            notebook, kernel, timeout=TIMEOUT, coalesce_streams=True, resources=place
+        ).execute()
 
 
 def refresh(path: Path) -> None:
