@@ -56,5 +56,5 @@ def _resolve(target: str, scope: griffe.Object) -> str:
             found = place[target]
             return found.target_path if isinstance(found, griffe.Alias) else found.path
         except (KeyError, griffe.AliasResolutionError):
-            place = place.parent  # type: ignore[assignment]
+            place = place.parent
     return target
