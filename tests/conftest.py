@@ -1,6 +1,7 @@
 """Helpers that several test files share."""
 
 import csv
+import os
 import time
 from types import SimpleNamespace
 
@@ -49,6 +50,12 @@ def draw_ids(kind, size, generator, tasks=5):
         ids[:32, : width // 2] = 255
         return ids
     raise AssertionError(kind)
+
+
+def pytest_configure():
+    """Gives each of the processes that run tests, and those that they start, one thread."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
