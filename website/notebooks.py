@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from PIL import Image
+from traitlets.config import Config
 
 FOLDER = Path("examples/notebooks")
 """Where the notebooks are in the repository."""
@@ -55,12 +55,14 @@ def execute(path: Path) -> Any:
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(path.parent)}}
     with tempfile.TemporaryDirectory() as folder:
-        # By sockets of the file system: no port is opened.
-        sockets = f"{folder}/kernel"
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=sockets)
-        return NotebookClient(
-            notebook, kernel, timeout=TIMEOUT, coalesce_streams=True, resources=place
-        ).execute()
+        # By sockets of the file system: no port is opened. The client makes the manager from this,
+        # and so ends the kernel; it would leave one that it is given running.
+        settings = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+        client = NotebookClient(
+            notebook, config=settings, kernel_name="python3", timeout=TIMEOUT,
+            coalesce_streams=True, resources=place,
+        )  # fmt: skip
+        return client.execute()
 
 
 def refresh(path: Path) -> None:
