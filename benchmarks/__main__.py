@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks complexity | plot | speed | export | page``."""
+"""The command line: ``python -m benchmarks complexity | plot | speed | export | int8 | page``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("results/export.json"), help="default: %(default)s"
     )
 
+    int8 = commands.add_parser("int8", help="accuracy of kernels in 8 bits (extra [export])")
+    int8.set_defaults(run=_int8)
+    int8.add_argument("model", help="a model's name")
+    int8.add_argument("--data", type=Path, default=Path("~/data/compositemt"), help="the data set")
+    int8.add_argument("--limit", type=int, help="most photographs a task (default: all)")
+    int8.add_argument(
+        "--out", type=Path, default=Path("results/precision"), help="default: %(default)s"
+    )
+
     page = commands.add_parser("page", help="write the tables of docs/speed.md from results")
     page.set_defaults(run=_page)
     page.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s/")
@@ -77,6 +86,14 @@ def _export(args: argparse.Namespace) -> None:
 
     bench = Bench(rounds=args.rounds, quick=args.quick)
     _report(measure(bench, {"export": exported}, args.threads), args.out)
+
+
+def _int8(args: argparse.Namespace) -> None:
+    from benchmarks.int8 import measure_int8
+
+    found = measure_int8(args.model, args.data.expanduser(), args.limit)
+    print(metrics_table([found]))
+    print(f"written: {found.save(args.out)}")
 
 
 def _report(found: Speed, path: Path) -> None:

@@ -29,6 +29,9 @@ def add_export_command(
     export.add_argument(
         "--format", default="onnx", help="onnx, torchscript or torch-export (default: %(default)s)"
     )
+    export.add_argument(
+        "--int8", action="store_true", help="onnx: kernels in 8 bits, a quarter of the size"
+    )
     export.add_argument("--out", type=Path, required=True, help="the file to write")
 
 
@@ -38,6 +41,6 @@ def _export(args: argparse.Namespace) -> int:
     from ctnet.zoo.hub import locate
 
     name = args.model.rstrip("/").rsplit("/", 1)[-1]
-    path = export(load_network(locate(args.model)), args.out, args.format, name)
+    path = export(load_network(locate(args.model)), args.out, args.format, name, args.int8)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {args.format}")
     return 0

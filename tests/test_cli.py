@@ -11,7 +11,7 @@ from ctnet.cli import build_parser, main
 
 COMMANDS = (
     "list", "info", "predict", "palette", "train", "train-zoo", "finetune", "eval", "tables",
-    "import", "download", "push", "export",
+    "import", "download", "push", "export", "bench", "demo",
 )  # fmt: skip
 
 

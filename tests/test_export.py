@@ -1,5 +1,6 @@
 """Exported files answer as the network does, on every size and kind of palette."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -101,6 +102,22 @@ class TestOnnx:
         file = export(model, tmp_path / "ctn-r1.onnx")
         assert_agrees(answers_of(open_session(file)), model, make_ids)
 
+    def test_kernels_in_8_bits(self, model, file, tmp_path, make_ids):
+        small = export(model, tmp_path / "int8.onnx", int8=True)
+        assert small.stat().st_size < 0.5 * file.stat().st_size
+        image, palette = picture((1, 64, 64)), make_ids("mosaic", (1, 64, 64))
+        with torch.no_grad():
+            expected = model(image, palette)
+            rounded = copy.deepcopy(model)
+            graph = portable(rounded)
+            for conv in (x for x in graph.modules() if isinstance(x, torch.nn.Conv2d)):
+                scale = conv.weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30) / 127
+                conv.weight.copy_((conv.weight / scale).round() * scale)
+            own = graph(image, palette)
+        found = answers_of(open_session(small))(image, palette)
+        assert (found - own).abs().max() <= 1e-4
+        assert 1e-4 < (found - expected).abs().max() < 0.1 * expected.abs().max()
+
     @pytest.mark.parametrize("system", ["mhn", "stn"])
     def test_other_systems(self, make_model, make_ids, tmp_path, system):
         tasks = ("seg", "normals")
@@ -164,9 +181,10 @@ class TestTorch:
 
 
 class TestCommand:
-    def test_writes_the_file(self, tmp_path, capsys):
+    @pytest.mark.parametrize("extra", [[], ["--int8"]])
+    def test_writes_the_file(self, extra, tmp_path, capsys):
         file = tmp_path / "folder" / "ctn-r1.onnx"
-        assert main(["export", "ctn-r1", "--format", "onnx", "--out", str(file)]) == 0
+        assert main(["export", "ctn-r1", *extra, "--format", "onnx", "--out", str(file)]) == 0
         assert str(file) in capsys.readouterr().out
         assert [path.name for path in file.parent.iterdir()] == [file.name]
 
@@ -176,6 +194,7 @@ class TestCommand:
             (["ctn-r11", "--out", "x.onnx"], "did you mean 'ctn-r1'"),
             (["ctn-r1", "--format", "onx", "--out", "x.onnx"], "did you mean 'onnx'"),
             (["ctn-r1", "--out", "folder"], "is a folder"),
+            (["ctn-r1", "--int8", "--format", "torchscript", "--out", "x"], "8 bits are for"),
             (["ctn-r1", "--out", "file/x.onnx"], "file"),
         ],
     )
@@ -251,3 +270,19 @@ def test_speed_is_measured(tmp_path, monkeypatch, capsys):
     for finding in findings:
         assert finding["question"] in printed
         assert finding["part"] == "export"
+
+
+def test_accuracy_in_8_bits_is_measured(write_photographs, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_photographs(data, splits=("val", "val"))
+    measure(["int8", "ctn-r1", "--data", str(data), "--limit", "1", "--out", str(tmp_path)])
+    assert "ctn-r1-int8" in capsys.readouterr().out
+    assert main(
+        ["eval", "ctn-r1", "--data", str(data), "--limit", "1", "--out", str(tmp_path)]
+    ) == 0  # fmt: skip
+    small, full = (
+        json.loads((tmp_path / f"{name}_S.json").read_text()) for name in ("ctn-r1-int8", "ctn-r1")
+    )
+    assert small["scores"].keys() == full["scores"].keys() == {"seg", "parts"}
+    assert abs(small["scores"]["parts"]["miou"] - full["scores"]["parts"]["miou"]) < 5

@@ -11,6 +11,8 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +83,14 @@ class Run:
         facts = {
             "split": "train",
             "steps": ", then ".join(
-                f"{run['step']} × {config.batch_size} crops of {config.size} px"
-                for run, config in zip(runs, configs, strict=True)
+                f"{sum(steps for _, steps in parts)} × {batch}"
+                for batch, parts in groupby(
+                    (
+                        (f"{config.batch_size} crops of {config.size} px", run["step"])
+                        for run, config in zip(runs, configs, strict=True)
+                    ),
+                    key=itemgetter(0),
+                )
             ),
             "seconds": sum(run["seconds"] for run in runs),
             "seed": first.seed,
