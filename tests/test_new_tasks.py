@@ -8,7 +8,7 @@ import torch
 
 import ctnet
 from ctnet.networks.config import ModelConfig
-from ctnet.networks.new_tasks import freeze_old_tasks, freeze_other_tasks
+from ctnet.networks.new_tasks import freeze_old_tasks
 from ctnet.tasks import DEFAULT_TASKS, TASKS, register_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import CompositeDataset, open_source
@@ -194,45 +194,6 @@ def test_training_a_new_task_changes_no_bit_of_the_others(
         assert torch.equal(now, was)
     with torch.inference_mode():
         assert not torch.allclose(trained(image, new), answer, atol=1e-3)
-
-
-def test_training_one_of_the_first_tasks_changes_no_bit_of_the_others(
-    make_model, image, photographs, tmp_path
-):
-    model = make_model()
-    config = TrainConfig.load(
-        "new-task", name="x", model=model.config, rule="single:normals", data=str(photographs),
-        size=32, scale=(0.5, 1.0), batch_size=2, steps=3, device="cpu", workers=0, warmup=0,
-        only_added=False, only_tasks=("normals",), sharpness=0.0,
-    )  # fmt: skip
-    assert TrainConfig.from_dict(config.to_dict()) == config
-    trained = Trainer(config, tmp_path / "run", weights=model.state_dict()).train()
-    for number, task in enumerate(model.tasks):
-        with torch.inference_mode():
-            was, now = (m(image, torch.full((64, 96), number)) for m in (model, trained))
-        assert torch.equal(was, now) == (task != "normals")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"auxiliary": 1.0}, "auxiliary must be 0"),
-        ({"weight_decay": 0.1}, "weight_decay must be 0"),
-        ({"only_added": True}, "choose only_added or only_tasks"),
-    ],
-)
-def test_errors_of_training_some_tasks(change, message):
-    with pytest.raises(ValueError, match=message):
-        TrainConfig("x", **({"only_tasks": ("seg",), "weight_decay": 0.0} | change))
-
-
-def test_only_first_tasks_of_a_ctn_can_be_trained_so(make_model):
-    with pytest.raises(ValueError, match="did you mean 'normals'"):
-        freeze_other_tasks(make_model(), ["normal"])
-    with pytest.raises(ValueError, match="no first task of the network is 'depth'"):
-        freeze_other_tasks(ctnet.add_task(make_model(), DEPTH), ["depth"])
-    with pytest.raises(ValueError, match="only tasks of a CTN"):
-        freeze_other_tasks(make_model("mhn"), ["seg"])
 
 
 def test_with_everything_trained_the_others_change_too(make_model, photographs, tmp_path):

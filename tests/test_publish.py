@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,8 @@ def test_weights_of_parts_are_averaged(run, tmp_path):
         whole = not value.is_floating_point()
         torch.testing.assert_close(value, state[name] if whole else state[name] * 2)
     assert both.training()["weights"] == "mean of the ends of earlier and run"
+    thrice = replace(both, averaged=(run.folder, earlier, earlier))
+    assert thrice.training()["weights"] == "mean of the ends of 2 × run and 2 × earlier"
     assert "weights" not in run.training()
 
 
@@ -112,9 +115,9 @@ def test_a_run_in_parts_counts_them_all(run, tmp_path):
     config = TrainConfig("mine", size=192, batch_size=4)
     facts = {"config": config.to_dict(), "step": 100, "seconds": 5}
     (first / "run.json").write_text(json.dumps(facts))
-    training = Run(run.folder, "two cores", earlier=(first,)).training()
-    assert training["steps"] == "100 × 4 crops of 192 px, then 12 × 10 crops of 256 px"
-    assert training["seconds"] == 39 and training["start"] == "ImageNet encoder"
+    training = Run(run.folder, "two cores", earlier=(first, first)).training()
+    assert training["steps"] == "200 × 4 crops of 192 px, then 12 × 10 crops of 256 px"
+    assert training["seconds"] == 44 and training["start"] == "ImageNet encoder"
 
 
 def test_palette_networks_are_published_too(tmp_path):

@@ -1,8 +1,7 @@
-"""Single tasks of a trained network: one more is a new embedding, no new module (section 3)."""
+"""Further tasks for a trained network: a new embedding, and no new module (section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -74,32 +73,3 @@ def freeze_old_tasks(model: nn.Module) -> nn.Parameter:
     model.requires_grad_(False)
     added.requires_grad_()
     return added
-
-
-def freeze_other_tasks(model: nn.Module, tasks: Sequence[str]) -> nn.Parameter:
-    """Freezes a network but for the embeddings of some of its first tasks.
-
-    A task's code is zero but for its own entries, so that only their weights, columns of the first
-    layer, lead to its embedding. The other columns get gradients of zero. Keep the network in eval
-    mode, and weights from decaying: then no other task's output changes by a single bit.
-
-    Returns:
-        The first layer's weights, the one parameter that still requires gradients.
-
-    Raises:
-        ValueError: If the network is no CTN or does not do a task, or the task was added to it.
-    """
-    if not isinstance(model, CTN):
-        raise ValueError("only tasks of a CTN have embeddings.")
-    codes = model.representation.codes
-    known = model.tasks[: len(codes)]
-    for task in tasks:
-        if task not in known:
-            raise ValueError(f"no first task of the network is {task!r}{nearest(task, known)}")
-    rows = [known.index(task) for task in tasks]
-    model.requires_grad_(False)
-    weight = cast(nn.Parameter, model.representation.mapping[0].weight)
-    weight.requires_grad_()
-    own = (codes[rows] != 0).any(0)
-    weight.register_hook(lambda gradient: gradient * own)  # type: ignore[no-untyped-call]
-    return weight

@@ -56,7 +56,6 @@ class TrainConfig:
         frozen_statistics: Keep the encoder's batch norm statistics.
         only_added: Train nothing but the embeddings of tasks that :func:`ctnet.add_task` brought,
             so that no other task's output changes.
-        only_tasks: Train nothing but the embeddings of these tasks of a CTN, with the same effect.
         size: Side of the training crops in pixels.
         scale: Smallest and largest scale of the photographs.
         batch_size: Images a step.
@@ -107,7 +106,6 @@ class TrainConfig:
     frozen_stages: int = 0
     frozen_statistics: bool = False
     only_added: bool = False
-    only_tasks: tuple[str, ...] = ()
     size: int = 256
     scale: tuple[float, float] = (0.6, 1.3)
     batch_size: int = 10
@@ -173,13 +171,8 @@ class TrainConfig:
                 raise ValueError(f"{name} is a share, 0 to 1; got {getattr(self, name)}.")
         if (self.coarse_steps or self.guidance) and not self.auxiliary:
             raise ValueError("coarse_steps and guidance need a weight for auxiliary.")
-        for name in ("only_added", "only_tasks"):
-            if getattr(self, name) and self.auxiliary:
-                raise ValueError(f"{name} trains embeddings alone: auxiliary must be 0.")
-        if self.only_tasks and self.weight_decay:
-            raise ValueError("only_tasks trains embeddings alone: weight_decay must be 0.")
-        if self.only_tasks and self.only_added:
-            raise ValueError("choose only_added or only_tasks.")
+        if self.only_added and self.auxiliary:
+            raise ValueError("only_added trains embeddings alone: auxiliary must be 0.")
         if self.size % 32:
             raise ValueError(f"size must be a multiple of 32; got {self.size}.")
 
@@ -204,8 +197,6 @@ class TrainConfig:
             values["model"] = ModelConfig.from_dict(values["model"])
         if isinstance(values.get("scale"), list):
             values["scale"] = tuple(float(edge) for edge in values["scale"])
-        if isinstance(values.get("only_tasks"), list):
-            values["only_tasks"] = tuple(values["only_tasks"])
         return cls(**values)
 
     @classmethod

@@ -22,7 +22,7 @@ from ctnet.device import pick_device
 from ctnet.networks.efficientnet_lite import EfficientNetLite
 from ctnet.networks.encoders import Pretrained
 from ctnet.networks.from_ctn import State, adapt_weights
-from ctnet.networks.new_tasks import freeze_old_tasks, freeze_other_tasks
+from ctnet.networks.new_tasks import freeze_old_tasks
 from ctnet.rules import R1, S, get_rule
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import (
@@ -138,8 +138,6 @@ class TrainingLoop(ABC, Generic[Network]):
                 part.requires_grad_(False)
         if config.only_added:
             freeze_old_tasks(self.model)
-        if config.only_tasks:
-            freeze_other_tasks(self.model, config.only_tasks)
         slow = {id(p) for encoder in _encoders(self.model) for p in encoder.parameters()}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         if self.auxiliary is not None:
@@ -260,8 +258,8 @@ class TrainingLoop(ABC, Generic[Network]):
         factor = learning_rate_at(self.step, config)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * group["scale"] * factor
-        # Statistics of norms serve all tasks.
-        self.model.train(not (config.only_added or config.only_tasks))
+        # Statistics of norms serve old tasks too.
+        self.model.train(not config.only_added)
         if config.frozen_statistics:
             for encoder in _encoders(self.model):
                 encoder.eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -49,7 +50,8 @@ class Run:
         earlier: Folders of the runs that it went on from, the first one first, where they are
             parts of the same training.
         averaged: Earlier ones, or the run of a CTN that it started from, whose weights are averaged
-            with this one's in equal parts (Wortsman et al., "Model soups", ICML 2022).
+            with this one's in equal parts, as often as they are named (Wortsman et al., "Model
+            soups", ICML 2022).
     """
 
     folder: Path
@@ -79,7 +81,7 @@ class Run:
         folders = (*self.earlier, self.folder)
         runs = [_facts(folder) for folder in folders]
         configs = [TrainConfig.from_dict(run["config"]) for run in runs]
-        first = configs[0]
+        start = configs[0]
         facts = {
             "split": "train",
             "steps": ", then ".join(
@@ -93,12 +95,14 @@ class Run:
                 )
             ),
             "seconds": sum(run["seconds"] for run in runs),
-            "seed": first.seed,
-            "start": Path(first.init).stem if first.init else "ImageNet encoder",
+            "seed": start.seed,
+            "start": Path(start.init).stem if start.init else "ImageNet encoder",
             "hardware": self.hardware,
         }
         if self.averaged:
-            names = " and ".join(folder.name for folder in (*self.averaged, self.folder))
+            counts = Counter(folder.name for folder in (*self.averaged, self.folder))
+            *first, last = (f"{n} × {name}" if n > 1 else name for name, n in counts.items())
+            names = f"{', '.join(first)} and {last}" if first else last
             facts["weights"] = f"mean of the ends of {names}"
         return facts | ({"note": self.note} if self.note else {})
 
