@@ -207,6 +207,14 @@ def test_large_photographs_are_scaled_down_and_turned_upright(tmp_path):
     assert Path(photo.name).name == photo.name == "a_b_script"
 
 
+def test_the_page_says_at_which_size_large_photographs_are_kept(handlers, photo, tmp_path):
+    large = tmp_path / "large.png"
+    Image.fromarray(photograph((400, 600))).save(large)
+    texts = [handlers.open("page", path, CHOICES)[0]["text"] for path in (photo, large)]
+    assert "labels" not in texts[0] and "pixels" in texts[0]
+    assert "600 × 400 pixels; labels and pictures have 200 × 133" in texts[1]
+
+
 def write(folder, kind):
     """A file that is no photograph, or none that is taken."""
     path = folder / "bad.png"

@@ -111,8 +111,8 @@ def read_palette(
     size = _check(path, name, limits)
     if size not in (photo.size, photo.kept_size, photo.working_size):
         raise ValueError(
-            f"{name} is {_by(size)} pixels, the photograph {_by(photo.size)}; a palette has its "
-            "photograph's size."
+            f"{name} is {in_words(size)} pixels, the photograph {in_words(photo.size)}; a palette "
+            "has its photograph's size."
         )
     with _named(path, name):
         palette = Palette.load(path, tasks)
@@ -178,5 +178,6 @@ def _scaled(pixels: RGB, long_side: int) -> RGB:
     return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-def _by(size: Size) -> str:
+def in_words(size: Size) -> str:
+    """Writes a size as people do: width × height."""
     return f"{size[1]} × {size[0]}"

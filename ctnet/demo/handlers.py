@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ctnet.demo.downloads import labels_file, palette_file, picture_file
-from ctnet.demo.files import Limits, read_palette, read_photo
+from ctnet.demo.files import Limits, in_words, read_palette, read_photo
 from ctnet.demo.models import Models
 from ctnet.demo.studio import AUTO, Studio, Studios
 from ctnet.demo.views import data_uri, hexadecimal, legend, picture
@@ -109,8 +109,10 @@ class Handlers:
         self.studios.put(page, studio)
         image = Image.fromarray(photo.pixels)
         image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
-        height, width = photo.size
-        shown = self._painter(studio, "open", f"{photo.name}: {width} × {height} pixels") | {
+        text = f"{photo.name}: {in_words(photo.size)} pixels"
+        if photo.kept_size != photo.size:
+            text += f"; labels and pictures have {in_words(photo.kept_size)}"
+        shown = self._painter(studio, "open", text) | {
             "photo": data_uri(image, "JPEG"),
             "width": photo.working_size[1],
             "height": photo.working_size[0],
