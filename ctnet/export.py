@@ -183,7 +183,7 @@ def _write_onnx(
 
 def _store_int8(made: Any) -> None:
     """Stores kernels (O,I,h,w) as whole numbers of up to 127, with a scale for each output."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     graph = made.graph
     for tensor in [x for x in graph.initializer if len(x.dims) == 4]:
@@ -197,7 +197,7 @@ def _store_int8(made: Any) -> None:
         graph.initializer.append(numpy_helper.from_array(scale, by))
         # Not DequantizeLinear: runtimes compute these two once, when they read the file.
         graph.node.insert(0, helper.make_node("Mul", [cast, by], [tensor.name]))
-        graph.node.insert(0, helper.make_node("Cast", [whole], [cast], to=TensorProto.FLOAT))
+        graph.node.insert(0, helper.make_node("Cast", [whole], [cast], to=tensor.data_type))
 
 
 @contextmanager
