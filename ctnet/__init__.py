@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctnet.decoding import decode
+    from ctnet.decoding import to_labels
     from ctnet.networks.composite import CompositeModel, create
     from ctnet.networks.config import ModelConfig
     from ctnet.networks.new_tasks import add_task
@@ -41,12 +41,12 @@ _EXPORTS = {
     "TaskSpec": "ctnet.tasks",
     "add_task": "ctnet.networks.new_tasks",
     "create": "ctnet.networks.composite",
-    "decode": "ctnet.decoding",
     "get_rule": "ctnet.rules",
     "list_models": "ctnet.zoo",
     "load": "ctnet.zoo",
     "load_palette_network": "ctnet.zoo",
     "model_info": "ctnet.zoo",
+    "to_labels": "ctnet.decoding",
 }
 
 __all__ = [
@@ -61,12 +61,12 @@ __all__ = [
     "TaskSpec",
     "add_task",
     "create",
-    "decode",
     "get_rule",
     "list_models",
     "load",
     "load_palette_network",
     "model_info",
+    "to_labels",
 ]
 
 

@@ -136,6 +136,15 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, default=Path("results"), help="default: %(default)s/")
     evaluate.add_argument("--name", help="name in the result, where the model is a folder")
     evaluate.add_argument("--limit", type=int, help="most images a task")
+    evaluate.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="measure only these; figures of other tasks in the same file stay",
+    )
+    evaluate.add_argument(
+        "--no-label-tables", action="store_true", help="read classes by eq. 5 alone"
+    )
     evaluate.add_argument("--seed", type=int, default=0, help="of mosaics and random palettes")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     evaluate.add_argument(
@@ -144,6 +153,22 @@ def build_parser() -> argparse.ArgumentParser:
         default="float32",
         help="type to compute in (default: %(default)s)",
     )
+
+    tables = _command(
+        commands,
+        "label-tables",
+        "count how a trained network's outputs are read as classes (needs the extra [train])",
+        "ctnet label-tables local-dir:runs/mine/checkpoint --data ~/data/compositemt --out mine",
+        _label_tables,
+    )
+    tables.add_argument("model", help="a model's name, or local-dir:PATH")
+    tables.add_argument("--data", default="~/data/compositemt", help="default: %(default)s")
+    tables.add_argument("--layout", default="compositemt", help="compositemt or pascal-mt")
+    tables.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all with classes")
+    tables.add_argument("--limit", type=int, help="most photographs (default: all of train)")
+    tables.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+    tables.add_argument("--half", action="store_true", help="store weights as fp16")
+    tables.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
 
     bench = _command(
         commands,
@@ -261,6 +286,7 @@ def _eval(args: argparse.Namespace) -> int:
     from ctnet.device import pick_device
     from ctnet.evaluation.evaluate import evaluate
     from ctnet.evaluation.palettes import evaluate_palettes
+    from ctnet.evaluation.tables import read_result
     from ctnet.networks.palette_net import PaletteNetwork
     from ctnet.training.datasets import open_source
     from ctnet.zoo.checkpoint import load_network
@@ -273,11 +299,38 @@ def _eval(args: argparse.Namespace) -> int:
         result = evaluate_palettes(model, source, args.rule, name, args.limit)
     else:
         model.fuse(getattr(torch, args.dtype))
-        result = evaluate(model, source, args.rule, name, args.limit, seed=args.seed)
+        result = evaluate(
+            model, source, args.rule, name, args.limit,
+            seed=args.seed, tasks=args.tasks, label_tables=not args.no_label_tables,
+        )  # fmt: skip
     for task in result.scores:
         kinds = " + ".join(result.labels[task])
         print(f"{task:<10} {result.headline(task):8.3f}  ({kinds} labels)")
+    earlier = read_result(result.path(args.out)) if args.tasks else None
+    if earlier is not None:
+        result = result.update(earlier)
     print(f"written: {result.save(args.out)}")
+    return 0
+
+
+def _label_tables(args: argparse.Namespace) -> int:
+    from ctnet.device import pick_device
+    from ctnet.training.count_tables import add_label_tables
+    from ctnet.training.datasets import open_source
+    from ctnet.zoo import load
+    from ctnet.zoo.checkpoint import save_checkpoint
+
+    model = load(args.model, device=pick_device(args.device))
+    source = open_source(args.layout, args.data, "train", model.tasks)
+    model, reports = add_label_tables(model, source, args.tasks, args.limit)
+    for report in reports:
+        print(
+            f"{report.task:<10} mIoU on photographs left out of the counting: table "
+            f"{report.table:.1f}, eq. 5 {report.anchors:.1f}"
+            f"{'' if report.gains else ' (no table)'}; {report.photographs} photographs, "
+            f"frequencies to the power {-report.power:g}, {report.passes} passes"
+        )
+    print(f"written: {save_checkpoint(model, args.out, args.half)}")
     return 0
 
 

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctnet.tasks import IGNORE, TaskSpec, get_task
+
+if TYPE_CHECKING:
+    from ctnet.palette import Palette
 
 SCORE_EPS = 1e-2
 """eps of eq. 5: caps the score of an output on its anchor at 100."""
@@ -146,20 +151,64 @@ def task_anchors(task: TaskSpec, anchors: Sequence[ClassAnchors] = ()) -> tuple[
     return own.get(task.name) or class_anchors(len(task.classes))
 
 
-def task_values(outputs: Tensor, task: TaskSpec, anchors: Sequence[ClassAnchors] = ()) -> Tensor:
+class ClassReader(Protocol):
+    """How classes are read off raw outputs: by eq. 5, or by a label table."""
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Returns class probabilities (...,C) for raw outputs (...,3)."""
+        ...
+
+    def classes(self, outputs: Tensor) -> Tensor:
+        """Returns class ids (...) uint8 for raw outputs (...,3)."""
+        ...
+
+
+@dataclass(frozen=True)
+class AnchorReader:
+    """Reads classes by eq. 5.
+
+    Attributes:
+        points: The anchor of each of C classes, in [0, 1].
+    """
+
+    points: tuple[Point, ...]
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Returns the softmax (...,C) of the scores of raw outputs (...,3)."""
+        return anchor_scores(outputs, self.points).softmax(-1)
+
+    def classes(self, outputs: Tensor) -> Tensor:
+        """Returns the class (...) uint8 whose anchor is nearest to raw outputs (...,3)."""
+        parts = torch.split(outputs.reshape(-1, 3), SCORED_AT_ONCE)
+        found = [anchor_scores(x, self.points).argmax(-1).to(torch.uint8) for x in parts]
+        return torch.cat(found).view(outputs.shape[:-1])
+
+
+Readers = Mapping[str, ClassReader]
+"""What reads the classes of a task, by its name; tasks that are left out read by eq. 5."""
+
+NO_READERS: Readers = MappingProxyType({})
+"""Every task reads by eq. 5."""
+
+
+def _reader(task: TaskSpec, readers: Readers) -> ClassReader:
+    return readers.get(task.name) or AnchorReader(class_anchors(len(task.classes)))
+
+
+def task_values(outputs: Tensor, task: TaskSpec, readers: Readers = NO_READERS) -> Tensor:
     """Turns raw outputs into what a task predicts, as numbers that may be averaged.
 
     Args:
         outputs: Raw outputs (...,3).
         task: The task.
-        anchors: The network's own anchors, if it has any.
+        readers: The network's readers, ``model.readers``.
 
     Returns:
         Class probabilities (...,C), a probability (...,1): the mean of the channels, or unit
         normals (...,3).
     """
     if task.kind == "classes":
-        return anchor_scores(outputs, task_anchors(task, anchors)).softmax(-1)
+        return _reader(task, readers).probabilities(outputs)
     if task.kind == "probability":
         return torch.sigmoid(outputs).mean(-1, keepdim=True)
     return F.normalize(outputs, dim=-1)
@@ -179,12 +228,10 @@ class TaskLabels:
     valid: Tensor
 
 
-def decode_task(outputs: Tensor, task: TaskSpec, anchors: Sequence[ClassAnchors] = ()) -> Tensor:
+def decode_task(outputs: Tensor, task: TaskSpec, readers: Readers = NO_READERS) -> Tensor:
     """Decodes raw outputs (P,3) of one task: class ids (P,), probabilities (P,), normals (P,3)."""
     if task.kind == "classes":
-        points = task_anchors(task, anchors)
-        parts = torch.split(outputs, SCORED_AT_ONCE)
-        return torch.cat([anchor_scores(x, points).argmax(-1).to(torch.uint8) for x in parts])
+        return _reader(task, readers).classes(outputs)
     values = task_values(outputs, task)
     return values[..., 0] if task.kind == "probability" else values
 
@@ -193,16 +240,15 @@ def decode(
     composite: Tensor,
     palette: Tensor,
     tasks: Sequence[str],
-    anchors: Sequence[ClassAnchors] = (),
-) -> Mapping[str, TaskLabels]:
+    readers: Readers = NO_READERS,
+) -> dict[str, TaskLabels]:
     """Reads the labels of every requested task out of a composite.
 
     Args:
         composite: Raw outputs (N,3,H,W).
         palette: Task ids (N,H,W), 255 where nothing was asked.
         tasks: Names by id.
-        anchors: The network's own anchors, ``model.config.anchors``; only imported networks have
-            any (:func:`ctnet.zoo.published.import_published`).
+        readers: The network's readers, ``model.readers``.
 
     Returns:
         Labels by task name, for the tasks that the palette asks for somewhere.
@@ -223,7 +269,7 @@ def decode(
         if not bool(valid.any()):
             continue
         task = get_task(name)
-        values = decode_task(pixels[valid], task, anchors)
+        values = decode_task(pixels[valid], task, readers)
         fill = IGNORE if task.kind == "classes" else 0
         shape = (*palette.shape, *values.shape[1:])
         full = torch.full(shape, fill, dtype=values.dtype, device=values.device)
@@ -232,3 +278,72 @@ def decode(
             full.permute(0, 3, 1, 2) if task.kind == "normals" else full, valid
         )
     return found
+
+
+class Reads(Protocol):
+    """A network as far as its labels are read."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks by id."""
+        ...
+
+    @property
+    def readers(self) -> Readers:
+        """What reads the classes of its tasks."""
+        ...
+
+
+def to_labels(outputs: Tensor, palette: Tensor | Palette, model: Reads) -> dict[str, TaskLabels]:
+    """Reads the labels of every requested task out of what ``model(image, palette)`` returned.
+
+    Classes are read by the network's label tables, or by eq. 5 where it has none.
+
+    Args:
+        outputs: Raw outputs (N,3,H,W), or (3,H,W).
+        palette: What the network was asked: task ids (N,H,W) or (H,W), 255 = nothing; a
+            :class:`ctnet.Palette`; or fractions (N,K,H,W), whose largest counts at each pixel.
+        model: The network.
+
+    Returns:
+        Labels by task name, for the tasks that the palette asks for somewhere; without the batch
+        dimension for outputs (3,H,W).
+
+    Raises:
+        ValueError: If the shapes do not fit each other, or the palette has other tasks.
+
+    Example::
+
+        outputs = model(image, palette)
+        classes = ctnet.to_labels(outputs, palette, model)["seg"].values
+    """
+    single = outputs.ndim == 3
+    ids = _task_ids(palette, model.tasks)
+    if single:
+        outputs = outputs[None]
+    if outputs.ndim != 4 or outputs.shape[1] != 3:
+        raise ValueError(f"outputs are (N,3,H,W) or (3,H,W); got {tuple(outputs.shape)}.")
+    if ids.ndim == 2:
+        ids = ids[None]
+    if ids.ndim == 3 and len(ids) == 1:
+        ids = ids.expand(len(outputs), -1, -1)
+    found = decode(outputs, ids.to(outputs.device), model.tasks, model.readers)
+    if not single:
+        return found
+    return {name: TaskLabels(x.values[0], x.valid[0]) for name, x in found.items()}
+
+
+def _task_ids(palette: Tensor | Palette, tasks: tuple[str, ...]) -> Tensor:
+    """Returns the ids (N,H,W) or (H,W) of a palette of any kind."""
+    if not isinstance(palette, Tensor):
+        if palette.tasks != tasks:
+            raise ValueError(f"the palette's tasks are {palette.tasks}, the model's {tasks}.")
+        return palette.tensor()
+    if not palette.is_floating_point():
+        return palette
+    if palette.ndim < 3 or palette.shape[-3] != len(tasks):
+        raise ValueError(
+            f"a palette of fractions is (N,{len(tasks)},H,W); got {tuple(palette.shape)}."
+        )
+    share, ids = palette.max(-3)
+    return torch.where(share > 0, ids, IGNORE)

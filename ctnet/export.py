@@ -7,6 +7,7 @@ alone and answers with scores (N,K,H,W). What the numbers mean travels along as 
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import os
@@ -26,6 +27,7 @@ from torch.fx.experimental import _config as tracing
 
 import ctnet
 from ctnet.decoding import task_anchors
+from ctnet.label_tables import LabelTables
 from ctnet.networks.composite import CompositeModel
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.networks.portable import portable
@@ -98,12 +100,20 @@ def properties(network: CompositeModel | PaletteNetwork, name: str = "model") ->
 
     The keys are ``ctnet.format``, ``ctnet.version``, ``ctnet.model``, ``ctnet.system`` and
     ``ctnet.tasks``: JSON, a list by task id of what :class:`ctnet.TaskSpec` holds, with the
-    ``anchors`` of tasks of kind ``classes``.
+    ``anchors`` of tasks of kind ``classes`` and, where the network has a label table for one, the
+    likeliest class of each of its cells as ``table``: ``cells`` along each side of the cube of
+    sigmoid outputs, and ``classes``, a byte a cell in base64, the first channel outermost.
     """
     tasks = []
+    tables = network.label_tables if isinstance(network, CompositeModel) else LabelTables({})
     for task in map(get_task, network.tasks):
-        anchors = task_anchors(task, network.config.anchors) if task.classes else ()
-        tasks.append(asdict(task) | {"anchors": anchors})
+        found: dict[str, Any] = asdict(task)
+        found["anchors"] = task_anchors(task, network.config.anchors) if task.classes else ()
+        if task.name in tables.tasks:
+            best = tables.reader(task.name).best().cpu().numpy()
+            text = base64.b64encode(best.tobytes()).decode("ascii")
+            found["table"] = {"cells": len(best), "classes": text}
+        tasks.append(found)
     return {
         "ctnet.format": str(PROPERTIES),
         "ctnet.version": ctnet.__version__,

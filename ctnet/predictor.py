@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ctnet import drawing
-from ctnet.decoding import decode
+from ctnet.decoding import Readers, decode, task_values
 from ctnet.images import RGB, SUFFIXES, ImageLike, load_image
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.palette import Palette
-from ctnet.resampling import enlarge, working_palette
+from ctnet.resampling import enlarge, enlarge_probabilities, working_palette
 from ctnet.rules import Rule, get_rule
-from ctnet.tasks import get_task
+from ctnet.tasks import get_task, nearest
 
 if TYPE_CHECKING:
     from ctnet.networks.composite import CompositeModel
@@ -49,6 +49,21 @@ MIN_LONG_SIDE = 32
 
 
 @dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a network gave at its working size.
+
+    Attributes:
+        composite: Raw outputs (h,w,3) float32, on the CPU.
+        palette: The palette at that size.
+        readers: What reads the classes of each task.
+    """
+
+    composite: Tensor
+    palette: Palette
+    readers: Readers
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a network says of an image, at the image's own size.
 
@@ -59,12 +74,51 @@ class Prediction:
             probabilities (H,W) float32 in [0, 1], 0 where not asked; unit normals (H,W,3) float32
             (x right, y up, z towards the camera), 0 where not asked.
         name: Stem of the files that :meth:`save` writes.
+        outputs: What the network gave; :meth:`probabilities` reads it.
     """
 
     image: RGB
     palette: Palette
     labels: Mapping[str, Label]
     name: str = "image"
+    outputs: Outputs | None = None
+
+    def probabilities(self, task: str) -> npt.NDArray[np.float32]:
+        """Returns the probability of each class at each pixel.
+
+        They are those of the network's label table, counted on labeled photographs, or, for a task
+        without a table, the softmax of the scores of eq. 5, which are no frequencies.
+
+        Args:
+            task: Name of a task of kind ``classes`` that the palette asks for.
+
+        Returns:
+            Probabilities (H,W,C) float32 that sum to 1 where the task is asked, 0 elsewhere. The
+            likeliest class is the label.
+
+        Raises:
+            ValueError: If the task is of another kind or was not asked for, or the prediction was
+                made without raw outputs.
+        """
+        spec = get_task(task)
+        if spec.kind != "classes":
+            raise ValueError(
+                f"{task} has no classes; its labels are "
+                f"{'probabilities already' if spec.kind == 'probability' else 'unit vectors'}."
+            )
+        if task not in self.labels:
+            raise ValueError(f"the palette does not ask for {task!r}{nearest(task, self.labels)}")
+        if self.outputs is None:
+            raise ValueError("this prediction was made without the network's raw outputs.")
+        pixels, working = self.outputs.composite, self.outputs.palette
+        cells = torch.from_numpy(working.mask(task))
+        if working.size != self.palette.size:
+            wanted = self.palette.mask(task)
+            return enlarge_probabilities(pixels, cells, wanted, spec, self.outputs.readers)
+        full = torch.zeros(*cells.shape, len(spec.classes))
+        full[cells] = task_values(pixels[cells], spec, self.outputs.readers).float()
+        found: npt.NDArray[np.float32] = full.numpy()
+        return found
 
     def draw(self) -> Image.Image:
         """Draws the composite; see :func:`ctnet.drawing.draw_composite`."""
@@ -223,8 +277,8 @@ def predict_all(
         for number, task in enumerate(model.tasks):
             palette = Palette.single(task, size, model.tasks)
             working = working_palette(palette, features.size)
-            labels = _labels_of(model, composites[:, number], palette, working)
-            found[task] = Prediction(pixels, palette, labels, name)
+            labels, outputs = _labels_of(model, composites[:, number], palette, working)
+            found[task] = Prediction(pixels, palette, labels, name, outputs)
     return found
 
 
@@ -304,11 +358,12 @@ def _predict(
         classes = None
         if request.needs_labels:
             everywhere = Palette.single("seg", size, model.tasks)
-            classes = _labels(model, features, everywhere)["seg"]
+            classes = _labels(model, features, everywhere)[0]["seg"]
         palette = request.palette(size, np.random.default_rng(seed), classes, model.tasks)
     if isinstance(source, str | Path):
         name = Path(source).stem
-    return Prediction(image, palette, _labels(model, features, palette), name)
+    labels, outputs = _labels(model, features, palette)
+    return Prediction(image, palette, labels, name, outputs)
 
 
 def network_input(model: nn.Module, image: RGB, long_side: int) -> Tensor:
@@ -324,7 +379,9 @@ def network_input(model: nn.Module, image: RGB, long_side: int) -> Tensor:
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def _labels(model: CompositeModel, features: Features, palette: Palette) -> dict[str, Label]:
+def _labels(
+    model: CompositeModel, features: Features, palette: Palette
+) -> tuple[dict[str, Label], Outputs]:
     """Does the tasks of a palette on an encoded image, at the palette's size."""
     working = working_palette(palette, features.size)
     return _labels_of(model, model.decode(features, working), palette, working)
@@ -332,7 +389,7 @@ def _labels(model: CompositeModel, features: Features, palette: Palette) -> dict
 
 def _labels_of(
     model: CompositeModel, composite: Tensor, palette: Palette, working: Palette
-) -> dict[str, Label]:
+) -> tuple[dict[str, Label], Outputs]:
     """Reads the labels out of a composite (1,3,h,w) of the working palette."""
     composite = composite.float()
     if not bool(composite.isfinite().all()):
@@ -341,21 +398,20 @@ def _labels_of(
             "precision; load it again, or in float32."
         )
     ids = working.tensor()[None].to(composite.device)
+    pixels, readers = composite[0].permute(1, 2, 0), model.readers
+    outputs = Outputs(pixels.cpu(), working, readers)
     if working.size == palette.size:
-        found = decode(composite, ids, model.tasks, model.config.anchors)
-        values = {name: labels.values[0] for name, labels in found.items()}
-        return {
-            name: (x.permute(1, 2, 0) if x.ndim == 3 else x).contiguous().cpu().numpy()
-            for name, x in values.items()
-        }
-    pixels = composite[0].permute(1, 2, 0)
+        found = decode(composite, ids, model.tasks, readers)
+        return {name: label_array(labels.values[0]) for name, labels in found.items()}, outputs
     return {
         name: enlarge(
-            pixels,
-            ids[0] == palette.task_id(name),
-            palette.mask(name),
-            get_task(name),
-            model.config.anchors,
+            pixels, ids[0] == palette.task_id(name), palette.mask(name), get_task(name), readers
         )
         for name in palette.requested()
-    }
+    }, outputs
+
+
+def label_array(values: Tensor) -> Label:
+    """Turns the labels (H,W) or (3,H,W) of an image into an array (H,W) or (H,W,3)."""
+    values = values.permute(1, 2, 0) if values.ndim == 3 else values
+    return values.contiguous().cpu().numpy()

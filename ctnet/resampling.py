@@ -6,7 +6,7 @@ their own task alone: no value of a neighbouring task bleeds over the border of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.decoding import ClassAnchors, task_values
+from ctnet.decoding import NO_READERS, Readers, task_values
 from ctnet.palette import Palette, Size
 from ctnet.tasks import IGNORE, TaskSpec
 
@@ -54,7 +54,7 @@ def enlarge(
     cells: Tensor,
     wanted: npt.NDArray[np.bool_],
     task: TaskSpec,
-    anchors: Sequence[ClassAnchors] = (),
+    readers: Readers = NO_READERS,
 ) -> npt.NDArray[Any]:
     """Interpolates a task's values from its working cells to the pixels that ask for it.
 
@@ -63,35 +63,70 @@ def enlarge(
         cells: Where (h,w) the network did the task.
         wanted: Where (H,W) the image asks for it.
         task: The task.
-        anchors: The network's own anchors, if it has any.
+        readers: The network's readers, ``model.readers``.
 
     Returns:
         Class ids (H,W) uint8, probabilities (H,W) float32 or unit normals (H,W,3) float32; 255, 0
         and 0 where not asked. Where no cell of the task is in reach of the bilinear kernel, the
         nearest coarser level that has one gives the value.
     """
-    values = task_values(pixels[cells], task, anchors)
+    normals = (3,) if task.kind == "normals" else ()
+    fill, dtype = (IGNORE, np.uint8) if task.kind == "classes" else (0, np.float32)
+    full = np.full((*wanted.shape, *normals), fill, dtype)
+    for rows, found in _interpolated(pixels, cells, wanted, task, readers):
+        full[rows][wanted[rows]] = _decide(found, task).cpu().numpy()
+    return full
+
+
+def enlarge_probabilities(
+    pixels: Tensor,
+    cells: Tensor,
+    wanted: npt.NDArray[np.bool_],
+    task: TaskSpec,
+    readers: Readers = NO_READERS,
+) -> npt.NDArray[np.float32]:
+    """Interpolates a task's class probabilities; :func:`enlarge` takes the largest of them.
+
+    Args:
+        pixels: Raw outputs (h,w,3) at the working size.
+        cells: Where (h,w) the network did the task.
+        wanted: Where (H,W) the image asks for it.
+        task: The task, of kind ``classes``.
+        readers: The network's readers, ``model.readers``.
+
+    Returns:
+        Probabilities (H,W,C) float32, 0 where not asked.
+    """
+    full = np.zeros((*wanted.shape, len(task.classes)), np.float32)
+    for rows, found in _interpolated(pixels, cells, wanted, task, readers):
+        full[rows][wanted[rows]] = found.T.cpu().numpy()
+    return full
+
+
+def _interpolated(
+    pixels: Tensor,
+    cells: Tensor,
+    wanted: npt.NDArray[np.bool_],
+    task: TaskSpec,
+    readers: Readers,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yields bands of rows and a task's values (C,P) at those of their pixels that ask for it."""
+    values = task_values(pixels[cells], task, readers)
     sums = pixels.new_zeros(*cells.shape, values.shape[1] + 1)
     sums[cells] = F.pad(values, (0, 1), value=1)
     weight = torch.where(cells, 1.0, FILL_WEIGHT)[None]
     filled = _fill(sums.permute(2, 0, 1))
     weighted = torch.cat([filled * weight, weight])[None]
-
     height, width = wanted.shape
-    normals = (3,) if task.kind == "normals" else ()
-    fill, dtype = (IGNORE, np.uint8) if task.kind == "classes" else (0, np.float32)
-    full = np.full((height, width, *normals), fill, dtype)
     ys, xs = _centers(height, cells.shape[0]), _centers(width, cells.shape[1])
     band = max(1, CHUNK // width)
     for top in range(0, height, band):
-        mask = wanted[top : top + band]
-        rows, columns = np.nonzero(mask)
+        rows, columns = np.nonzero(wanted[top : top + band])
         if not len(rows):
             continue
         points = torch.stack([xs[columns], ys[rows + top]], -1).to(pixels.device)
         found = F.grid_sample(weighted, points[None, None], align_corners=False)[0, :, 0]
-        full[top : top + band][mask] = _decide(found[:-1] / found[-1], task).cpu().numpy()
-    return full
+        yield slice(top, top + band), found[:-1] / found[-1]
 
 
 def _centers(pixels: int, cells: int) -> Tensor:

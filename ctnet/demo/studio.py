@@ -16,7 +16,7 @@ from ctnet.demo.files import Photo
 from ctnet.demo.models import Models
 from ctnet.networks.session import Session
 from ctnet.palette import Palette, Size
-from ctnet.predictor import Prediction, network_input
+from ctnet.predictor import Prediction, label_array, network_input
 from ctnet.rules import RULES, get_rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
 
@@ -197,10 +197,8 @@ class Studio:
         composite = self._session(name).decode(palette).float()
         ids = palette.tensor()[None].to(composite.device)
         labels = {}
-        for task, found in decode(composite, ids, network.tasks, network.config.anchors).items():
-            values = found.values[0]
-            values = values.permute(1, 2, 0) if values.ndim == 3 else values
-            labels[task] = values.contiguous().cpu().numpy()
+        for task, found in decode(composite, ids, network.tasks, network.readers).items():
+            labels[task] = label_array(found.values[0])
         return Prediction(self.photo.working, palette, labels, self.photo.name)
 
     def _session(self, name: str) -> Session:

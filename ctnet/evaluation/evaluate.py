@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ctnet.decoding import decode
+from ctnet.decoding import Readers, decode
 from ctnet.evaluation.edges import BoundaryF
 from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
+from ctnet.label_tables import TableReader
 from ctnet.networks.composite import CompositeModel
 from ctnet.rules import Rule, S, get_rule
 from ctnet.tasks import TASKS, get_task, nearest
@@ -56,6 +57,7 @@ class EvalResult:
         labels: Kinds of the labels of each task (``true``, ``distilled``).
         scores: Figures of each task by name.
         seed: Seed of the palettes.
+        read_by: How the classes of a task were read: ``table`` or ``eq. 5``.
     """
 
     model: str
@@ -66,14 +68,29 @@ class EvalResult:
     labels: dict[str, tuple[str, ...]]
     scores: dict[str, dict[str, Any]]
     seed: int
+    read_by: dict[str, str] = field(default_factory=dict)
 
     def headline(self, task: str) -> float:
         """Returns the task's figure of the paper's tables."""
         return float(self.scores[task][headline_name(task)])
 
+    def path(self, folder: str | Path) -> Path:
+        """Returns the file of the result: ``MODEL_RULE.json``, a rule's colon as a dash."""
+        return Path(folder) / f"{self.model}_{self.rule.replace(':', '-')}.json"
+
+    def update(self, earlier: EvalResult) -> EvalResult:
+        """Returns an earlier result of the same model with the tasks of this one measured again."""
+        return replace(
+            earlier,
+            sources={**earlier.sources, **self.sources},
+            labels={**earlier.labels, **self.labels},
+            scores={**earlier.scores, **self.scores},
+            read_by={**earlier.read_by, **self.read_by},
+        )
+
     def save(self, folder: str | Path) -> Path:
-        """Writes ``MODEL_RULE.json`` and returns its path; a rule's colon becomes a dash."""
-        path = Path(folder) / f"{self.model}_{self.rule.replace(':', '-')}.json"
+        """Writes the result and returns the path of its file."""
+        path = self.path(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_rounded(asdict(self)), indent=1, allow_nan=False)
         path.write_text(text + "\n")
@@ -159,6 +176,8 @@ def evaluate(
     edge_thresholds: int = 33,
     seed: int = 0,
     progress: bool = True,
+    tasks: Sequence[str] | None = None,
+    label_tables: bool = True,
 ) -> EvalResult:
     """Measures a model.
 
@@ -171,13 +190,24 @@ def evaluate(
         edge_thresholds: Number of thresholds of the boundary measure.
         seed: Seed of mosaic and random palettes.
         progress: Show a progress bar.
+        tasks: Tasks to measure; None takes all that the rule asks for.
+        label_tables: Read classes by the network's label tables; else by eq. 5 alone.
 
     Raises:
-        ValueError: If the rule is unknown.
+        ValueError: If the rule is unknown, or does not ask for a task of ``tasks``.
     """
     parsed = None if rule == S else _find_rule(rule, model.tasks)
     semantic = parsed is not None and parsed.needs_labels
     names = model.tasks if parsed is None else parsed.requested(model.tasks)
+    for task in tasks or ():
+        if task not in names:
+            raise ValueError(f"{rule} does not ask for the task {task!r}{nearest(task, names)}")
+    names = tuple(task for task in names if tasks is None or task in tasks)
+    readers = {
+        task: reader
+        for task, reader in model.readers.items()
+        if label_tables or task not in model.label_tables.tasks
+    }
     by_task = {task: tuple(source.measured_on(task, semantic)) for task in names}
     plan = _plan(source, by_task, limit)
     dataset = CompositeDataset(source, parsed, model.tasks)
@@ -186,7 +216,7 @@ def evaluate(
     for index in bar:
         sample = dataset[(index, seed * 1_000_003 + index)]
         annotators = source.annotators(index)
-        for task, values, asked in _answers(model, sample, plan[index], parsed):
+        for task, values, asked in _answers(model, readers, sample, plan[index], parsed):
             number = model.tasks.index(task)
             valid = sample.valid[number] & asked
             evaluator.update(task, values, sample.labels[task], valid, annotators)
@@ -203,6 +233,11 @@ def evaluate(
         kinds,
         evaluator.compute(),
         seed,
+        {
+            task: "table" if isinstance(readers.get(task), TableReader) else "eq. 5"
+            for task in by_task
+            if get_task(task).kind == "classes"
+        },
     )
 
 
@@ -231,7 +266,11 @@ def _plan(
 
 
 def _answers(
-    model: CompositeModel, sample: Sample, tasks: Sequence[str], rule: Rule | None
+    model: CompositeModel,
+    readers: Readers,
+    sample: Sample,
+    tasks: Sequence[str],
+    rule: Rule | None,
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yields (task, values, where asked) of an image, without a batch dimension."""
     features = model.encode(sample.image[None].to(model.device))
@@ -242,8 +281,6 @@ def _answers(
         palettes = {t: torch.full_like(sample.palette, model.tasks.index(t)) for t in tasks}
     for only, palette in palettes.items():
         composite = model.decode(features, palette).float().cpu()
-        for task, labels in decode(
-            composite, palette[None], model.tasks, model.config.anchors
-        ).items():
+        for task, labels in decode(composite, palette[None], model.tasks, readers).items():
             if task in tasks and only in (None, task):
                 yield task, labels.values[0], labels.valid[0]

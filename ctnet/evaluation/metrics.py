@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ctnet.tasks import IGNORE
 
@@ -20,17 +20,46 @@ ANGLE_BINS = 18_000
 """Bins of the histogram of angles over 0 to 180 degrees: the median is exact to 0.01 degrees."""
 
 
+RESAMPLES = 1000
+"""Samples of photographs in a bootstrap."""
+
+INTERVAL = (0.025, 0.975)
+"""Quantiles of a bootstrap interval: 95 %."""
+
+
+def class_ious(confusion: Tensor) -> Tensor:
+    """Computes intersections over unions in percent.
+
+    Args:
+        confusion: Pixels (...,C,C) by true class and predicted class.
+
+    Returns:
+        IoU of each class (...,C); NaN where a class is not among the true ones.
+    """
+    both = confusion.diagonal(dim1=-2, dim2=-1)
+    true = confusion.sum(-1)
+    iou = 100 * both / (true + confusion.sum(-2) - both)
+    return torch.where(true > 0, iou, torch.nan)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Returns the mean over the classes that occur of :func:`class_ious`."""
+    return float(class_ious(confusion).nanmean())
+
+
 @dataclass(frozen=True)
 class ClassScore:
     """Intersection over union, in percent.
 
     Attributes:
         miou: Mean over the classes that occur in the labels.
+        interval: 95 % bootstrap interval of ``miou`` over photographs (low, high).
         iou: IoU of each class by id; NaN where a class does not occur.
         images: Images that counted.
     """
 
     miou: float
+    interval: tuple[float, float]
     iou: tuple[float, ...]
     images: int
 
@@ -43,8 +72,11 @@ class ClassMetric:
     """
 
     def __init__(self, classes: int) -> None:
-        self._index = MulticlassJaccardIndex(classes, average="none", ignore_index=IGNORE)
-        self._seen = torch.zeros(classes, dtype=torch.bool)
+        self._classes = classes
+        self._confusion = torch.zeros(classes, classes, dtype=torch.float64)
+        # Poisson bootstrap: each photograph counts in each sample a random number of times.
+        self._samples = self._confusion.repeat(RESAMPLES, 1, 1)
+        self._draws = np.random.default_rng(0)
         self._images = 0
 
     def update(self, predicted: Tensor, target: Tensor, valid: Tensor) -> None:
@@ -57,8 +89,12 @@ class ClassMetric:
         """
         target = torch.where(valid, target.long(), IGNORE)
         if bool((target != IGNORE).any()):
-            self._index.update(predicted.long()[None], target[None])
-            self._seen[torch.unique(target[target != IGNORE])] = True
+            pixels = multiclass_confusion_matrix(
+                predicted.long()[None], target[None], self._classes, ignore_index=IGNORE
+            ).double()
+            self._confusion += pixels
+            times = torch.from_numpy(self._draws.poisson(1.0, RESAMPLES)).double()
+            self._samples += times[:, None, None] * pixels
             self._images += 1
 
     def compute(self) -> ClassScore:
@@ -69,10 +105,10 @@ class ClassMetric:
         """
         if not self._images:
             raise ValueError("no labelled pixel was seen: there is nothing to score.")
-        iou = self._index.compute().double() * 100
-        iou[~self._seen] = float("nan")
-        mean = float(iou[self._seen].mean())
-        return ClassScore(mean, tuple(round(float(x), 4) for x in iou), self._images)
+        means = class_ious(self._samples).nanmean(-1).numpy()
+        low, high = (float(x) for x in np.nanquantile(means, INTERVAL))
+        iou = tuple(round(float(x), 4) for x in class_ious(self._confusion))
+        return ClassScore(mean_iou(self._confusion), (low, high), iou, self._images)
 
 
 @dataclass(frozen=True)

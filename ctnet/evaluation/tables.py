@@ -27,16 +27,22 @@ def read_results(folder: str | Path) -> list[EvalResult]:
     Raises:
         FileNotFoundError: If there are none.
     """
-    known = {entry.name for entry in fields(EvalResult)}
-    found = []
-    for path in sorted(Path(folder).glob("*.json")):
-        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if set(values) == known:
-            found.append(EvalResult(**values))
+    read = (read_result(path) for path in sorted(Path(folder).glob("*.json")))
+    found = [result for result in read if result is not None]
     if not found:
         raise FileNotFoundError(f"no results of 'ctnet eval' in {folder}.")
     order = {rule: number for number, rule in enumerate(RULE_NAMES)}
     return sorted(found, key=lambda r: (r.model, order.get(r.rule, len(order)), r.rule))
+
+
+def read_result(path: Path) -> EvalResult | None:
+    """Reads the result of an evaluation, None where there is none or a file holds else."""
+    if not path.is_file():
+        return None
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    known = {entry.name for entry in fields(EvalResult)}
+    # Results of networks without label tables do not say how classes were read.
+    return EvalResult(**values) if {*values} | {"read_by"} == known else None
 
 
 def metrics_table(results: Sequence[EvalResult]) -> str:

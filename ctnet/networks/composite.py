@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, cast, overload
 import torch
 from torch import Tensor, nn
 
+from ctnet.decoding import AnchorReader, ClassReader
+from ctnet.label_tables import LabelTables
 from ctnet.networks.conditioning import TaskRepresentation, palette_pyramid, soft_pyramid
 from ctnet.networks.config import ModelConfig, System
 from ctnet.networks.decoder import LEVELS, Condition, Decoder, DecoderConfig
@@ -16,7 +18,7 @@ from ctnet.networks.features import Features, Pyramids, pad_to_grid, prepare_ima
 from ctnet.networks.fused_network import Conditioned, Fusable
 from ctnet.networks.shared import Shared
 from ctnet.palette import Palette
-from ctnet.tasks import DEFAULT_TASKS, IGNORE
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task
 
 if TYPE_CHECKING:
     from ctnet.networks.session import Session
@@ -34,6 +36,9 @@ class CompositeModel(Fusable, Shared):
         super().__init__()
         self.config = config
         self._build(pretrained_encoder)
+        self.label_tables = LabelTables(
+            {task: len(get_task(task).classes) for task in config.label_tables}
+        )
 
     def _build(self, pretrained_encoder: Pretrained) -> None:
         raise NotImplementedError
@@ -48,6 +53,14 @@ class CompositeModel(Fusable, Shared):
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks by id."""
         return self.config.tasks
+
+    @property
+    def readers(self) -> dict[str, ClassReader]:
+        """What reads the classes of a task: its label table, or anchors of the network's own."""
+        found: dict[str, ClassReader] = {
+            entry.task: AnchorReader(entry.points) for entry in self.config.anchors
+        }
+        return found | {task: self.label_tables.reader(task) for task in self.label_tables.tasks}
 
     @property
     def device(self) -> torch.device:

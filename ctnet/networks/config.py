@@ -30,7 +30,9 @@ def _check_keys(values: Mapping[str, Any], cls: type, name: str) -> None:
 
 def _as_list(values: Any) -> list[Any] | tuple[Any, ...]:
     if not isinstance(values, list | tuple):
-        raise ValueError(f"tasks, task_specs and anchors are lists; got {values!r:.200}.")
+        raise ValueError(
+            f"tasks, task_specs, anchors and label_tables are lists; got {values!r:.200}."
+        )
     return values
 
 
@@ -47,6 +49,7 @@ class ModelConfig:
         added: How many of the tasks, the last ones, :func:`ctnet.add_task` brought to a CTN.
         anchors: Class anchors of tasks whose anchors are not those of
             :func:`ctnet.decoding.class_anchors`.
+        label_tables: Tasks whose classes are read by a label table (:mod:`ctnet.label_tables`).
     """
 
     system: System = "ctn"
@@ -56,6 +59,7 @@ class ModelConfig:
     code_length: int = 100
     added: int = 0
     anchors: tuple[ClassAnchors, ...] = ()
+    label_tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.system not in get_args(System):
@@ -74,6 +78,7 @@ class ModelConfig:
         if isinstance(self.decoder, str):
             get_decoder_config(self.decoder)
         self._check_anchors()
+        self._check_label_tables()
 
     def _check_types(self) -> None:
         """Configurations come with downloads: no value is taken on trust."""
@@ -110,6 +115,21 @@ class ModelConfig:
                     f"in [0, 1]; got {entry.points}."
                 )
 
+    def _check_label_tables(self) -> None:
+        coded = [task for task in self.tasks if get_task(task).classes]
+        named = self.label_tables
+        if (
+            not isinstance(named, tuple)
+            or not all(isinstance(task, str) for task in named)
+            or len(set(named)) != len(named)
+            or not {*named} <= {*coded}
+            or (named and self.system == "palette")
+        ):
+            raise ValueError(
+                f"label_tables names tasks with classes, each once; got {named!r:.200}, allowed: "
+                f"{', '.join(coded) if self.system != 'palette' else 'none in a palette network'}."
+            )
+
     @property
     def decoder_config(self) -> DecoderConfig:
         """The decoder's widths."""
@@ -118,8 +138,9 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as JSON types, with what tasks beyond the paper's are."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if not self.anchors:
-            del plain["anchors"]
+        for name in ("anchors", "label_tables"):
+            if not plain[name]:
+                del plain[name]
         specs = [asdict(get_task(task)) for task in self.tasks if task not in DEFAULT_TASKS]
         return plain | ({"task_specs": json.loads(json.dumps(specs))} if specs else {})
 
@@ -156,8 +177,9 @@ class ModelConfig:
                 k: tuple(v) if isinstance(v, list) else v for k, v in decoder.items()
             }
             values["decoder"] = DecoderConfig(**lists)
-        if "tasks" in values:
-            values["tasks"] = tuple(_as_list(values["tasks"]))
+        for name in ("tasks", "label_tables"):
+            if name in values:
+                values[name] = tuple(_as_list(values[name]))
         anchors = []
         for entry in _as_list(values.pop("anchors", [])):
             _check_keys(entry, ClassAnchors, "a model's anchors")

@@ -12,23 +12,33 @@ from ctnet.networks.config import ModelConfig
 
 State = dict[str, Tensor]
 
+TABLES = "label_tables."
+"""Where weights have their label tables, by task."""
+
 PALETTE_START = "seg"
 """Task of a CTN whose features a palette network starts from."""
 
 
 def adapt_weights(weights: State, config: ModelConfig) -> State:
-    """Turns the weights of a CTN into a start for another system of the same sizes and tasks.
+    """Turns weights into a start for a network of the same sizes and tasks, of any system.
 
-    An MHN or STN then does what the CTN does for each task. A palette network has the CTN's
-    features for segmentation, and a head of zeros.
+    A network that learns gives other outputs, so label tables that it shall not have are left out.
+
+    An MHN or STN that starts from a CTN does what that does for each task. A palette network has
+    its features for segmentation, and a head of zeros.
 
     Args:
-        weights: Weights of a CTN, or of the network itself, which are left as they are.
+        weights: Weights of a CTN, or of the network's own system, which are left as they are.
         config: The network that starts.
 
     Raises:
         RuntimeError: If a CTN's encoder, decoder or tasks are others.
     """
+    weights = {
+        name: value
+        for name, value in weights.items()
+        if not name.startswith(TABLES) or name.removeprefix(TABLES) in config.label_tables
+    }
     if config.system == "ctn" or "representation.codes" not in weights:
         return weights
     model = cast(CTN, build(replace(config, system="ctn")))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ctnet.evaluation.evaluate import EvalResult, evaluate
 from ctnet.evaluation.validation import validator
 from ctnet.networks.composite import CompositeModel
+from ctnet.tasks import get_task
 from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import open_source
+from ctnet.training.count_tables import add_label_tables
+from ctnet.training.datasets import LabelSource, open_source
 from ctnet.training.trainer import Trainer
 from ctnet.zoo import load
 from ctnet.zoo.checkpoint import save_checkpoint
+
+TABLE_PHOTOGRAPHS = 500
+"""Most photographs that label tables are counted on after fine-tuning."""
 
 CHECKPOINT = "checkpoint"
 """Folder of the fine-tuned network inside a run's folder."""
@@ -31,7 +37,8 @@ def finetune(
     Args:
         model: The network, or its name in the zoo (or any other that :func:`ctnet.load` takes).
         rule: Rule that makes the palettes: a name, or a rule file.
-        data: Folder of the data set.
+        data: Folder of the data set; its labels also say how classes are read afterwards
+            (:func:`ctnet.training.count_tables.add_label_tables`).
         out: Folder of the run; a run that is there already goes on. The network is written to
             ``OUT/checkpoint``, which ``ctnet.load("local-dir:OUT/checkpoint")`` reads.
         recipe: ``finetune`` trains everything, ``new-task`` only the embeddings of tasks that
@@ -61,9 +68,24 @@ def finetune(
     else:
         weights = model.state_dict()
     config = TrainConfig.load(recipe, model=model.config, **changes)
+    if not config.only_added:
+        config = replace(config, model=replace(config.model, label_tables=()))
     tuned = Trainer(config, out, validator(config), weights=weights).train()
+    source = open_source(config.layout, config.data, "train", tuned.tasks)
+    tasks = [task for task in tuned.tasks if _needs_table(tuned, source, task)]
+    if tasks:
+        tuned, _ = add_label_tables(tuned, source, tasks, TABLE_PHOTOGRAPHS)
     save_checkpoint(tuned, out / CHECKPOINT)
     return tuned
+
+
+def _needs_table(model: CompositeModel, source: LabelSource, task: str) -> bool:
+    """Whether the labels can say how a task's classes are read, and nothing says so yet."""
+    return (
+        get_task(task).kind == "classes"
+        and task not in model.label_tables.tasks
+        and any(source.kind(index, task) for index in range(len(source.ids)))
+    )
 
 
 def compare(

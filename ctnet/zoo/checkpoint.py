@@ -34,7 +34,8 @@ def save_checkpoint(
     Args:
         model: The network.
         folder: Where the two files go; made if missing.
-        half: Store weights as fp16. Statistics of norms stay fp32: their range needs it.
+        half: Store weights as fp16. Statistics of norms stay fp32: their range needs it. Label
+            tables are fp16 always.
 
     Returns:
         The folder.
@@ -102,6 +103,11 @@ def load_network(folder: str | Path) -> CompositeModel | PaletteNetwork:
     except ValueError as error:
         raise ValueError(f"the weights in {folder} do not fit its config: {error}") from error
     model.load_state_dict(state, strict=True, assign=True)
+    if isinstance(model, CompositeModel):
+        try:
+            model.label_tables.check()
+        except ValueError as error:
+            raise ValueError(f"the weights in {folder} are broken: {error}") from error
     return model.eval()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ctnet
 
-FORMAT = 1
+FORMAT = 2
 """Version of the manifest's and the checkpoints' layout that this code reads and writes."""
 
 NEEDS = "0.1.0"
@@ -17,7 +17,10 @@ NEEDS = "0.1.0"
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
-MIGRATIONS: dict[int, Migration] = {}
+MIGRATIONS: dict[int, Migration] = {
+    # Format 2 brought label tables; a network of format 1 has none and reads by eq. 5.
+    1: lambda content: content,
+}
 """By format: what makes the next format of a ``config.json``. Format 1 is the first released.
 
 Whoever raises :data:`FORMAT` sets :data:`NEEDS`, enters the step from the format before, and keeps

@@ -1,8 +1,9 @@
 """Turns a finished training run into a model of the zoo: files, card and manifest entry.
 
 ``python -m ctnet.zoo.publish export RUN FOLDER`` writes the checkpoint; after ``ctnet eval`` on it,
-``python -m ctnet.zoo.publish register RUN FOLDER`` writes the rest. ``... cards`` writes all cards
-anew.
+``python -m ctnet.zoo.publish register RUN FOLDER`` writes the rest. ``... refresh NAME`` does so
+for a model whose files or figures changed, but not its training; ``... cards`` writes all cards
+again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ctnet.evaluation.evaluate import headline_name
+from ctnet.evaluation.evaluate import EvalResult, headline_name
 from ctnet.evaluation.tables import read_results
 from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import build_network
@@ -29,8 +30,8 @@ from ctnet.training.config import TrainConfig
 from ctnet.zoo.card import model_card
 from ctnet.zoo.checkpoint import load_network, parameter_count, save_checkpoint
 from ctnet.zoo.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, file_info
-from ctnet.zoo.hub import locate
-from ctnet.zoo.manifest import MANIFEST, ModelInfo, read_manifest, write_manifest
+from ctnet.zoo.hub import locate, places
+from ctnet.zoo.manifest import MANIFEST, FileInfo, ModelInfo, read_manifest, write_manifest
 
 LICENCE = "MIT"
 DATA = (
@@ -157,18 +158,50 @@ def register(
         licence=LICENCE,
         data=DATA,
         training=run.training(),
-        metrics={
-            r.rule: {
-                f"{task}.{headline_name(task)}": round(r.headline(task), 4) for task in r.scores
-            }
-            for r in measured
-        },
-        files={name: file_info(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
+        metrics=_metrics(measured),
+        files=_files(folder),
     )
-    (folder / CARD_FILE).write_text(model_card(info, measured), "utf-8")
+    _enter(info, folder, measured, manifest)
+    return info
+
+
+def refresh(name: str, results: str | Path, manifest: Path = MANIFEST) -> None:
+    """Brings card and entry of a model up to date with its files and its results.
+
+    Args:
+        name: The model; its files are in the package or the checkout.
+        results: Folder with the results of ``ctnet eval`` on it.
+        manifest: The manifest to change.
+    """
+    known = read_manifest(manifest)[name]
+    # The files need not be those of the manifest yet.
+    folder = next(Path(str(place.where)) for place in places(known) if place.found)
+    measured = [r for r in read_results(results) if r.model == name]
+    info = replace(
+        known,
+        config=load_network(folder).config.to_dict(),
+        metrics=_metrics(measured),
+        files=_files(folder),
+    )
+    _enter(info, folder, measured, manifest)
+
+
+def _metrics(results: Sequence[EvalResult]) -> dict[str, dict[str, float]]:
+    return {
+        r.rule: {f"{task}.{headline_name(task)}": round(r.headline(task), 4) for task in r.scores}
+        for r in results
+    }
+
+
+def _files(folder: Path) -> dict[str, FileInfo]:
+    return {name: file_info(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+
+
+def _enter(info: ModelInfo, folder: Path, results: Sequence[EvalResult], manifest: Path) -> None:
+    """Writes the card and the entry of a model."""
+    (folder / CARD_FILE).write_text(model_card(info, results), "utf-8")
     models = read_manifest(manifest) if manifest.exists() else {}
     write_manifest({**models, info.name: info}, manifest)
-    return info
 
 
 def write_cards(results: str | Path) -> None:
@@ -185,7 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     steps = parser.add_subparsers(dest="step", required=True)
     export = steps.add_parser("export", help="write the checkpoint of a run")
     enter = steps.add_parser("register", help="write its card and its entry in the manifest")
-    cards = steps.add_parser("cards", help="write the cards of all models anew")
+    again = steps.add_parser("refresh", help="bring card and entry up to date with the files")
+    again.add_argument("names", nargs="+", metavar="NAME", help="models whose files are here")
+    cards = steps.add_parser("cards", help="write the cards of all models again")
     for step in (export, enter):
         step.add_argument("run", type=Path, help="folder of the training run")
         step.add_argument("folder", type=Path, help="folder of the checkpoint, .../NAME")
@@ -198,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     enter.add_argument(
         "--earlier", nargs="+", type=Path, default=[], help="runs that it went on from, in order"
     )
-    for step in (enter, cards):
+    for step in (enter, again, cards):
         step.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args(argv)
     if args.step == "export":
@@ -207,6 +242,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parts = tuple(args.earlier), tuple(args.average)
         run = Run(args.run, args.hardware, args.note, *parts)
         register(args.folder, run, args.summary, args.results)
+    elif args.step == "refresh":
+        for name in args.names:
+            refresh(name, args.results)
     else:
         write_cards(args.results)
 
