@@ -165,6 +165,11 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument("--data", default="~/data/compositemt", help="default: %(default)s")
     tables.add_argument("--layout", default="compositemt", help="compositemt or pascal-mt")
     tables.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all with classes")
+    tables.add_argument(
+        "--rule",
+        default="R2",
+        help="semantic rule under which they must not read worse (default: %(default)s)",
+    )
     tables.add_argument("--limit", type=int, help="most photographs (default: all of train)")
     tables.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
     tables.add_argument("--half", action="store_true", help="store weights as fp16")
@@ -322,13 +327,14 @@ def _label_tables(args: argparse.Namespace) -> int:
 
     model = load(args.model, device=pick_device(args.device))
     source = open_source(args.layout, args.data, "train", model.tasks)
-    model, reports = add_label_tables(model, source, args.tasks, args.limit)
+    model, reports = add_label_tables(model, source, args.tasks, args.limit, rule=args.rule)
+    print("mIoU on photographs left out of the counting, by table and by eq. 5:")
     for report in reports:
         print(
-            f"{report.task:<10} mIoU on photographs left out of the counting: table "
-            f"{report.table:.1f}, eq. 5 {report.anchors:.1f}"
-            f"{'' if report.gains else ' (no table)'}; {report.photographs} photographs, "
-            f"frequencies to the power {-report.power:g}, {report.passes} passes"
+            f"{report.task:<10} S {report.table:.1f} / {report.anchors:.1f}, {args.rule} "
+            f"{report.rule_table:.1f} / {report.rule_anchors:.1f}"
+            f"{'' if report.gains else ': no table'} ({report.photographs} photographs, "
+            f"{report.choice})"
         )
     print(f"written: {save_checkpoint(model, args.out, args.half)}")
     return 0

@@ -11,9 +11,13 @@ import ctnet
 from ctnet.cli import main
 from ctnet.decoding import class_anchors
 from ctnet.label_tables import table_cells
+from ctnet.tasks import get_task
 from ctnet.training.count_tables import (
     FOLDS,
     MIN_GAIN,
+    Counts,
+    RuleCounts,
+    TableChoice,
     add_label_tables,
     choose,
     count_labels,
@@ -36,7 +40,7 @@ def source(write_photographs, tmp_path):
     return open_source("compositemt", root, "train")
 
 
-def count_by_hand(model, source, task):
+def count_by_hand(model, source, task, rule):
     """The same counts pixel by pixel, in plain numpy."""
     classes = 21 if task == "seg" else 7
     cells = table_cells(classes)
@@ -44,13 +48,15 @@ def count_by_hand(model, source, task):
     confusion = np.zeros((FOLDS, classes, classes))
     anchors = np.array(class_anchors(classes))
     for index, name in enumerate(source.ids):
-        sample = CompositeDataset(source, None)[index]
-        palette = torch.full((1, 40, 48), model.tasks.index(task))
+        sample = CompositeDataset(source, ctnet.get_rule("R2"))[index]
+        number = model.tasks.index(task)
+        palette = sample.palette if rule else torch.full((1, 40, 48), number)
         with torch.no_grad():
             outputs = model(sample.image[None], palette)[0].double().numpy()
         points = 1 / (1 + np.exp(-outputs))
         fold = zlib.crc32(name.encode()) % FOLDS
-        for y, x in np.argwhere(sample.labels[task].numpy() != 255):
+        asked = sample.palette.numpy() == number if rule else True
+        for y, x in np.argwhere((sample.labels[task].numpy() != 255) & asked):
             point, label = points[:, y, x], int(sample.labels[task][y, x])
             counted[(fold, *(int(p * cells) for p in point), label)] += 1
             nearest = np.linalg.norm(anchors - point, axis=1).argmin()
@@ -58,37 +64,50 @@ def count_by_hand(model, source, task):
     return counted, confusion
 
 
+@pytest.mark.parametrize("rule", [False, True])
 @pytest.mark.parametrize("task", ["seg", "parts"])
-def test_every_labeled_pixel_counts_in_its_cell(make_model, source, task):
+def test_every_labeled_pixel_counts_in_its_cell(make_model, source, task, rule):
     model = make_model()
     (counts,) = count_labels(model, source, [task], progress=False)
-    counted, confusion = count_by_hand(model, source, task)
+    counted, confusion = count_by_hand(model, source, task, rule)
     assert counts.photographs == 6
-    pixels = 6 * (36 if task == "seg" else 40) * 48
-    assert counts.counted.sum() == counted.sum() == pixels
+    found = counts.ruled if rule else counts.everywhere
+    pixels = counted.sum()
+    if not rule:
+        assert pixels == 6 * (36 if task == "seg" else 40) * 48
+    assert found.counted.sum() == pixels and (pixels > 0) == (not rule or task == "seg")
     # Rounding may move an output over the border of a cell.
-    assert np.abs(counts.counted.numpy().reshape(counted.shape) - counted).sum() <= 0.001 * pixels
-    assert np.abs(counts.anchors.numpy() - confusion).sum() <= 0.001 * pixels
-    assert torch.equal(counts.measured, counts.counted)
+    assert np.abs(found.counted.numpy().reshape(counted.shape) - counted).sum() <= 0.001 * pixels
+    assert np.abs(found.anchors.numpy() - confusion).sum() <= 0.001 * pixels
+    assert torch.equal(found.measured, found.counted)
 
 
 def test_sources_that_a_task_is_not_measured_on_count_but_do_not_judge(make_model, source):
     for row in source.rows[:3]:
         row["source"] = "ecssd"
     (counts,) = count_labels(make_model(), source, ["seg"], progress=False)
-    assert counts.counted.sum() == 2 * counts.measured.sum() == 6 * 36 * 48
+    everywhere = counts.everywhere
+    assert everywhere.counted.sum() == 2 * everywhere.measured.sum() == 6 * 36 * 48
 
 
-@pytest.mark.parametrize("passes", [0, 1, 2])
-@pytest.mark.parametrize("power", [0.0, 0.3])
-def test_a_table_is_smoothed_counts_and_eq_5_weighed_by_frequency(
-    make_model, source, rng, passes, power
-):
-    (counts,) = count_labels(make_model(), source, ["parts"], limit=1, progress=False)
-    classes, cells = 7, 24
-    counted = rng.poisson(0.3, (cells, cells, cells, classes)).astype(float)
-    counted[:12] = 0
-    smooth = counted
+def eq_5(classes, cells):
+    """Probabilities (G,G,G,C) of eq. 5 at the centers of cells."""
+    centers = np.stack(np.meshgrid(*[(np.arange(cells) + 0.5) / cells] * 3, indexing="ij"), -1)
+    away = np.linalg.norm(centers[..., None, :] - np.array(class_anchors(classes)), axis=-1)
+    scores = np.exp(1 / (away + 1e-2))
+    return scores / scores.sum(-1, keepdims=True)
+
+
+@pytest.fixture
+def counts():
+    """Counts of nothing, for parts."""
+    prior = torch.from_numpy(eq_5(7, 24).reshape(-1, 7))
+    return Counts(get_task("parts"), prior, RuleCounts.empty(7), RuleCounts.empty(7), 10)
+
+
+def filtered(smooth, passes):
+    """Means over the neighbors that there are, pass by pass."""
+    cells = len(smooth)
     for _ in range(passes):
         total, times = np.zeros_like(smooth), np.zeros_like(smooth)
         for shift in np.ndindex(3, 3, 3):
@@ -97,50 +116,76 @@ def test_a_table_is_smoothed_counts_and_eq_5_weighed_by_frequency(
             total[to] += smooth[of]
             times[to] += 1
         smooth = total / times
-    centers = np.stack(np.meshgrid(*[(np.arange(cells) + 0.5) / cells] * 3, indexing="ij"), -1)
-    away = np.linalg.norm(centers[..., None, :] - np.array(class_anchors(classes)), axis=-1)
-    scores = np.exp(1 / (away + 1e-2))
-    prior = scores / scores.sum(-1, keepdims=True)
-    frequency = counted.sum((0, 1, 2)) / counted.sum()
-    wanted = (smooth + prior) * frequency**-power
+    return smooth
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2])
+@pytest.mark.parametrize(("power", "share"), [(0.0, 1.0), (0.3, 0.5)])
+def test_a_table_is_smoothed_counts_and_eq_5_weighed_by_frequency(
+    counts, rng, passes, power, share
+):
+    everywhere, ruled = (rng.poisson(m, (24, 24, 24, 7)).astype(float) for m in (0.3, 0.1))
+    everywhere[:12] = 0
+    counts.everywhere.counted[2] = torch.from_numpy(everywhere.reshape(-1, 7))
+    counts.ruled.counted[1] = torch.from_numpy(ruled.reshape(-1, 7))
+    frequency = everywhere.sum((0, 1, 2)) / everywhere.sum()
+    wanted = filtered(everywhere, passes) + share * filtered(ruled, passes) + eq_5(7, 24)
+    wanted *= frequency**-power
     wanted /= wanted.sum(-1, keepdims=True)
-    flat = torch.from_numpy(counted.reshape(-1, classes))
-    found = make_table(counts, flat, power, passes)
-    np.testing.assert_allclose(found.numpy().reshape(wanted.shape), wanted, rtol=2e-4)
+    found = make_table(counts, TableChoice(power, passes, share)).numpy()
+    np.testing.assert_allclose(found.reshape(wanted.shape), wanted, rtol=1e-6)
+    only = make_table(counts, TableChoice(power, passes, share, measured_only=True))
+    torch.testing.assert_close(only, counts.prior, rtol=1e-6, atol=0)
 
 
 def fill(counts, label_of_cell, seed=0):
-    """Counts of 200,000 pixels anywhere in the cube, the class of a pixel as its cell says."""
+    """Adds 200,000 pixels a fold anywhere in the cube, the class of a pixel as its cell says."""
     generator = torch.Generator().manual_seed(seed)
     cells, classes = counts.counted.shape[1:]
-    counted = torch.zeros_like(counts.counted)
-    confusion = torch.zeros_like(counts.anchors)
-    nearest = counts.prior.argmax(1)
+    nearest = torch.from_numpy(eq_5(classes, 24).reshape(-1, classes).argmax(1))
     for fold in range(FOLDS):
         where = torch.randint(cells, (200_000,), generator=generator)
-        label = label_of_cell(where, generator)
-        index = where * classes + label
-        counted[fold] = torch.bincount(index, minlength=cells * classes).view(cells, classes)
+        label = label_of_cell(nearest[where], generator)
+        found = torch.bincount(where * classes + label, minlength=cells * classes)
+        counts.counted[fold] += found.view(cells, classes)
+        counts.measured[fold] += found.view(cells, classes)
         pairs = label * classes + nearest[where]
-        confusion[fold] = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-    return replace(counts, counted=counted, measured=counted, anchors=confusion)
+        found = torch.bincount(pairs, minlength=classes**2)
+        counts.anchors[fold] += found.view(classes, classes)
 
 
-def test_a_table_wins_where_labels_follow_the_outputs_and_not_the_anchors(make_model, source):
-    (counts,) = count_labels(make_model(), source, ["parts"], limit=1, progress=False)
-    shifted = fill(counts, lambda where, _: (counts.prior[where].argmax(1) + 1) % 7)
-    report = choose(shifted)
+def test_a_table_wins_where_labels_follow_the_outputs_and_not_the_anchors(counts):
+    fill(counts.everywhere, lambda nearest, _: (nearest + 1) % 7)
+    report = choose(counts)
     assert report.gains and report.anchors == 0 and report.table > 90
+    assert np.isnan(report.rule_table)
 
 
-def test_no_table_where_eq_5_reads_as_well(make_model, source):
-    (counts,) = count_labels(make_model(), source, ["parts"], limit=1, progress=False)
-    exact = fill(counts, lambda where, _: counts.prior[where].argmax(1))
-    report = choose(exact)
+def test_no_table_where_eq_5_reads_as_well(counts):
+    fill(counts.everywhere, lambda nearest, _: nearest)
+    report = choose(counts)
     assert report.anchors == 100 and not report.gains
-    chance = fill(counts, lambda where, g: torch.randint(7, where.shape, generator=g))
-    report = choose(chance)
+
+
+def test_chance_is_not_taken_for_a_gain(counts):
+    fill(counts.everywhere, lambda x, g: torch.randint(7, x.shape, generator=g))
+    report = choose(counts)
     assert report.table < report.anchors + MIN_GAIN + 1
+
+
+def test_what_a_rule_asks_for_is_read_no_worse(counts):
+    """Under S six of ten pixels are background; the rule asks where the same outputs are not."""
+
+    def mostly_background(nearest, generator):
+        hidden = torch.rand(nearest.shape, generator=generator) < 0.6
+        return torch.where(hidden, 0, (nearest + 1) % 7)
+
+    fill(counts.everywhere, mostly_background)
+    fill(counts.ruled, lambda nearest, _: nearest.clamp(min=1), seed=1)
+    report = choose(counts)
+    assert report.rule_table >= report.rule_anchors > 80
+    plain = make_table(counts, TableChoice(0.0, 0, 0.0)).argmax(1)
+    assert (plain == 0).float().mean() > 0.9
 
 
 def test_tables_are_added_and_nothing_else_changes(make_model, source, photo):
@@ -182,7 +227,6 @@ def test_counting_without_labels_says_so(make_model, source, tmp_path, capsys):
         add_label_tables(model, source, ["parts"], progress=False)
     with pytest.raises(ValueError, match="'edges' has no classes to count; those with: seg, parts"):
         add_label_tables(model, source, ["edges"], progress=False)
-    ctnet.model_info("ctn-r1")
     command = ["label-tables", "ctn-r1", "--data", str(tmp_path / "none"), "--out", "x"]
     assert main(command) != 0
     assert "no index.csv" in capsys.readouterr().err

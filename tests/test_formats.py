@@ -59,10 +59,10 @@ def test_older_formats_are_migrated_step_by_step(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2, "needs": "0.9.0"}, r"format 2, .* reads up to 1: it needs ctnet >= 0\.9\.0"),
+        ({"format": 3, "needs": "0.9.0"}, r"format 3, .* reads up to 2: it needs ctnet >= 0\.9\.0"),
         ({"format": 99}, "needs a newer ctnet"),
-        ({"format": 2, "needs": "1; rm -rf /"}, "needs a newer ctnet"),
-        ({"format": 2, "needs": ["0.9"]}, "needs a newer ctnet"),
+        ({"format": 3, "needs": "1; rm -rf /"}, "needs a newer ctnet"),
+        ({"format": 3, "needs": ["0.9"]}, "needs a newer ctnet"),
         ({"format": 0}, "format 0, which no released ctnet wrote"),
         ({"format": -1}, "has no format"),
         ({"format": True}, "has no format"),

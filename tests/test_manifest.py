@@ -87,8 +87,8 @@ def test_malformed_entries_are_refused(change, words):
         ('{"models": {}}', "is no manifest"),
         ('{"models": []}', "has no format"),
         ("[" * 100_000, "is no manifest"),
-        (json.dumps({"format": 1, "models": [ENTRY, ENTRY]}), "names a model twice"),
-        (json.dumps({"format": 1, "models": [7]}), "an entry|entry is a table"),
+        (json.dumps({"format": 2, "models": [ENTRY, ENTRY]}), "names a model twice"),
+        (json.dumps({"format": 2, "models": [7]}), "an entry|entry is a table"),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path, text, words):
@@ -118,5 +118,5 @@ def test_mutated_manifests_are_read_or_refused_and_never_looser_than_the_schema(
             assert "/" not in name and ".." not in name
             assert set(info.files) == {"config.json", "model.safetensors"}
 
-    fuzz(check, mutated(copy.deepcopy({"format": 1, "models": [ENTRY]})), examples)
+    fuzz(check, mutated(copy.deepcopy({"format": 2, "models": [ENTRY]})), examples)
     assert outcomes == {"read", "refused"}

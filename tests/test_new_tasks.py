@@ -78,9 +78,8 @@ def test_several_tasks_can_be_added(make_model, image):
     assert grown.tasks[5:] == ("depth", "material") and grown.config.added == 2
     embeddings = grown.representation()
     torch.testing.assert_close(embeddings[[5, 6]], embeddings[[0, 0]])
-    labels = ctnet.decode(
-        grown(image, torch.full((64, 96), 6)), torch.full((2, 64, 96), 6), grown.tasks
-    )
+    palette = torch.full((64, 96), 6)
+    labels = ctnet.to_labels(grown(image, palette), palette, grown)
     assert set(labels) == {"material"} and set(labels["material"].values.unique().tolist()) <= {
         0,
         1,

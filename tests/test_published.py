@@ -385,7 +385,7 @@ def test_classes_are_those_of_the_nearest_published_color(empty):
     published = (points[..., None, :] - rows).norm(dim=-1).argmin(-1)
     names = np.array([*COLORS])[published.numpy()]
     palette = torch.zeros(2, 40, 50, dtype=torch.long)
-    found = decode(outputs, palette, empty.tasks, empty.config.anchors)["seg"].values
+    found = ctnet.to_labels(outputs, palette, empty)["seg"].values
     assert (np.array(VOC_CLASSES)[found.numpy()] == names).all()
     assert len(np.unique(names)) == 21
     ours = decode(outputs, palette, empty.tasks)["seg"].values

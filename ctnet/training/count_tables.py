@@ -1,12 +1,16 @@
 """Counts label tables: which classes the labels have where a network gives which output.
 
-For every photograph with labels of a task the network does that task everywhere. Each labeled
-pixel counts for its class in the cell of the cube that its output fell into. The counts are
-smoothed over neighboring cells, mixed with the probabilities of eq. 5 where few or none were
-counted, and weighed by the frequency of each class to a negative power, so that rare classes are
-not read away. Power and smoothing are chosen, and the table is compared with eq. 5, by
-cross-validation over photographs: a table is judged on photographs that did not count for it. All
-of that needs one pass of the network.
+On every photograph with labels of a task the network does that task everywhere (S), and where the
+palette of a semantic rule asks for it. Each labeled pixel counts for its class in the cell of the
+cube that its output fell into. The counts are smoothed over neighboring cells, mixed with the
+probabilities of eq. 5 where few or none were counted, and weighed by the frequency of each class to
+a negative power, so that rare classes are not read away. Both ways of asking count, because they
+differ in what is likely: R2 never asks for the segmentation of background, which is most of what
+there is to segment under S.
+
+What is free is chosen by cross-validation over photographs, which judges a table on photographs
+that did not count for it: the table that reads best under S among those that read no worse than
+eq. 5 under the rule. All of that needs one pass of the network.
 """
 
 from __future__ import annotations
@@ -21,49 +25,109 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ctnet.decoding import AnchorReader, anchor_scores, task_anchors
+from ctnet.decoding import AnchorReader, task_anchors
 from ctnet.evaluation.metrics import mean_iou
 from ctnet.label_tables import TableReader, cell_index, table_cells
 from ctnet.networks.composite import CompositeModel, build
 from ctnet.predictor import evaluating
+from ctnet.rules import get_rule
 from ctnet.tasks import TaskSpec, get_task
 from ctnet.training.datasets import CompositeDataset, LabelSource
 
 FOLDS = 5
 """Parts of the photographs in cross-validation."""
 
-POWERS = (0.0, 0.1, 0.2, 0.3, 0.4)
+POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Powers of the class frequencies to choose from."""
 
 PASSES = (0, 1, 2)
 """Box filters of 3 x 3 x 3 cells to choose from."""
 
+SHARES = (0.0, 0.5, 1.0, 2.0, 4.0, 16.0)
+"""Weights of a pixel that the rule asks for, against 1 of one under S, to choose from."""
+
 PRIOR = 1.0
 """Pixels that the probabilities of eq. 5 count for in every cell."""
 
 MIN_GAIN = 0.1
-"""Least gain in mIoU points, in cross-validation, for which a task gets a table."""
+"""Least gain in mIoU points under S, in cross-validation, for which a task gets a table."""
+
+
+@dataclass(frozen=True)
+class RuleCounts:
+    """Labels by cell of the cube, fold by fold, under one rule.
+
+    Attributes:
+        counted: Labeled pixels (F,M,C) by fold, cell and class, M = G * G * G.
+        measured: Those of the sources that the task is measured on.
+        anchors: Pixels (F,C,C) of these by class and the class that eq. 5 reads.
+    """
+
+    counted: Tensor
+    measured: Tensor
+    anchors: Tensor
+
+    @classmethod
+    def empty(cls, classes: int) -> RuleCounts:
+        """Returns counts of nothing."""
+        # Whole numbers of pixels, more than single precision counts.
+        counts = torch.zeros(FOLDS, table_cells(classes) ** 3, classes, dtype=torch.float64)
+        return cls(counts, counts.clone(), counts.new_zeros(FOLDS, classes, classes))
+
+    def add(self, fold: int, outputs: Tensor, labels: Tensor, anchors: AnchorReader | None) -> None:
+        """Adds pixels of a photograph.
+
+        Args:
+            fold: Fold of the photograph.
+            outputs: Raw outputs (P,3).
+            labels: Classes (P,).
+            anchors: Reads by eq. 5; None where the task is not measured on this source.
+        """
+        cells, classes = self.counted.shape[1:]
+        index = cell_index(outputs, table_cells(classes)) * classes + labels
+        found = torch.bincount(index, minlength=cells * classes).view(cells, classes)
+        self.counted[fold] += found
+        if anchors is not None:
+            self.measured[fold] += found
+            pairs = labels * classes + anchors.classes(outputs)
+            square = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+            self.anchors[fold] += square
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Labels by cell of the cube, fold by fold.
+    """What was counted for a task.
 
     Attributes:
         task: The task.
-        counted: Labeled pixels (F,S,C) by fold, cell and class, S = G * G * G.
-        measured: Those of the sources that the task is measured on.
-        anchors: Pixels (F,C,C) of these by class and the class that eq. 5 reads.
-        prior: Probabilities (S,C) of eq. 5 at the cells' centers.
+        prior: Probabilities (M,C) of eq. 5 at the cells' centers.
+        everywhere: Counts where the task is asked everywhere.
+        ruled: Counts where the rule asks for it; all 0 where it never does.
         photographs: Photographs that counted.
     """
 
     task: TaskSpec
-    counted: Tensor
-    measured: Tensor
-    anchors: Tensor
     prior: Tensor
-    photographs: int
+    everywhere: RuleCounts
+    ruled: RuleCounts
+    photographs: int = 0
+
+
+@dataclass(frozen=True)
+class TableChoice:
+    """What is free in a table.
+
+    Attributes:
+        power: Power of the class frequencies.
+        passes: Box filters over the counts.
+        share: Weight of a pixel that the rule asks for, against 1 of one under S.
+        measured_only: Count only the sources that the task is measured on.
+    """
+
+    power: float = 0.2
+    passes: int = 1
+    share: float = 1.0
+    measured_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,18 +137,20 @@ class TableReport:
     Attributes:
         task: Name of the task.
         photographs: Photographs that counted.
-        anchors: mIoU of eq. 5 in percent.
-        table: mIoU of the table in percent.
-        power: Power of the class frequencies.
-        passes: Box filters over the counts.
+        anchors: mIoU of eq. 5 under S, in percent.
+        table: mIoU of the table under S, in percent.
+        rule_anchors: mIoU of eq. 5 under the rule, in percent; NaN where it does not ask.
+        rule_table: mIoU of the table under the rule, in percent.
+        choice: What was chosen.
     """
 
     task: str
     photographs: int
     anchors: float
     table: float
-    power: float
-    passes: int
+    rule_anchors: float
+    rule_table: float
+    choice: TableChoice
 
     @property
     def gains(self) -> bool:
@@ -98,6 +164,7 @@ def add_label_tables(
     tasks: Sequence[str] | None = None,
     limit: int | None = None,
     progress: bool = True,
+    rule: str = "R2",
 ) -> tuple[CompositeModel, tuple[TableReport, ...]]:
     """Gives a network label tables for the tasks where they read better than eq. 5.
 
@@ -109,6 +176,7 @@ def add_label_tables(
         tasks: Tasks to count for; None takes all that have classes.
         limit: Most photographs, taken evenly; None takes all.
         progress: Show a progress bar.
+        rule: Semantic rule under which tables must read no worse than eq. 5.
 
     Returns:
         The network with its tables, in eval mode, and a report on each task that was counted.
@@ -132,7 +200,7 @@ def add_label_tables(
         if task not in tasks
     }
     reports = []
-    for counts in count_labels(model, source, tasks, limit, progress):
+    for counts in count_labels(model, source, tasks, limit, progress, rule):
         if not counts.photographs:
             raise ValueError(
                 f"no photograph of {source.name} ({source.split}) has labels of "
@@ -141,8 +209,8 @@ def add_label_tables(
         report = choose(counts)
         reports.append(report)
         if report.gains:
-            table = make_table(counts, counts.counted.sum(0), report.power, report.passes)
             cells = table_cells(len(counts.task.classes))
+            table = make_table(counts, report.choice)
             found[counts.task.name] = table.log().half().view(cells, cells, cells, -1)
     config = replace(model.config, label_tables=tuple(found))
     read = build(config)
@@ -159,6 +227,7 @@ def count_labels(
     tasks: Sequence[str],
     limit: int | None = None,
     progress: bool = True,
+    rule: str = "R2",
 ) -> list[Counts]:
     """Counts labels by the cells that a network's outputs fall into.
 
@@ -168,6 +237,7 @@ def count_labels(
         tasks: Tasks of kind ``classes``.
         limit: Most photographs, taken evenly; None takes all.
         progress: Show a progress bar.
+        rule: Semantic rule that asks beside S.
 
     Returns:
         The counts of each task.
@@ -177,95 +247,129 @@ def count_labels(
     labeled = [i for i in range(len(source.ids)) if any(source.kind(i, t) for t in tasks)]
     if limit is not None and len(labeled) > limit:
         labeled = [labeled[k * len(labeled) // limit] for k in range(limit)]
-    dataset = CompositeDataset(source, None, model.tasks)
+    dataset = CompositeDataset(source, get_rule(rule, model.tasks), model.tasks)
     measured_on = [source.measured_on(task, False) for task in tasks]
     with evaluating(model), model.inference():
         for index in tqdm(labeled, "label tables", unit="image", disable=not progress):
             sample = dataset[index]
             features = model.encode(sample.image[None].to(model.device))
             fold = zlib.crc32(source.ids[index].encode()) % FOLDS
+            ruled = _pixels(model.decode(features, sample.palette))
             for number, entry in enumerate(counts):
                 task = model.tasks.index(entry.task.name)
                 valid = sample.valid[task]
                 if not bool(valid.any()):
                     continue
                 photographs[number] += 1
+                reader = None
+                if source.origin(index) in measured_on[number]:
+                    reader = AnchorReader(task_anchors(entry.task, model.config.anchors))
                 palette = torch.full_like(sample.palette, task)
-                outputs = model.decode(features, palette)[0].permute(1, 2, 0).float().cpu()[valid]
-                labels = sample.labels[entry.task.name][valid]
-                best = source.origin(index) in measured_on[number]
-                _add(model, entry, fold, outputs, labels, best)
+                outputs = _pixels(model.decode(features, palette))
+                labels = sample.labels[entry.task.name]
+                entry.everywhere.add(fold, outputs[valid], labels[valid], reader)
+                asked = valid & (sample.palette == task)
+                entry.ruled.add(fold, ruled[asked], labels[asked], reader)
     return [replace(x, photographs=n) for x, n in zip(counts, photographs, strict=True)]
+
+
+def _pixels(outputs: Tensor) -> Tensor:
+    """Turns the raw outputs (1,3,H,W) of an image into pixels (H,W,3) on the CPU."""
+    return outputs[0].permute(1, 2, 0).float().cpu()
 
 
 def _empty(model: CompositeModel, task: TaskSpec) -> Counts:
     classes = len(task.classes)
     cells = table_cells(classes)
-    # Whole numbers of pixels, far more than single precision counts.
-    counts = torch.zeros(FOLDS, cells**3, classes, dtype=torch.float64)
     centers = (torch.arange(cells) + 0.5) / cells
     grid = torch.cartesian_prod(centers, centers, centers)
-    points = task_anchors(task, model.config.anchors)
-    prior = anchor_scores(torch.logit(grid), points).softmax(-1)
-    confusion = counts.new_zeros(FOLDS, classes, classes)
-    return Counts(task, counts, counts.clone(), confusion, prior, 0)
+    reader = AnchorReader(task_anchors(task, model.config.anchors))
+    prior = reader.probabilities(torch.logit(grid)).double()
+    return Counts(task, prior, RuleCounts.empty(classes), RuleCounts.empty(classes))
 
 
-def _add(
-    model: CompositeModel, counts: Counts, fold: int, outputs: Tensor, labels: Tensor, best: bool
-) -> None:
-    """Adds the pixels (P,3) of a photograph with their classes (P,)."""
-    cells, classes = counts.counted.shape[1:]
-    index = cell_index(outputs, table_cells(classes)) * classes + labels
-    found = torch.bincount(index, minlength=cells * classes).view(cells, classes)
-    counts.counted[fold] += found
-    if best:
-        counts.measured[fold] += found
-        reader = AnchorReader(task_anchors(counts.task, model.config.anchors))
-        pairs = labels * classes + reader.classes(outputs)
-        counts.anchors[fold] += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-
-
-def make_table(counts: Counts, counted: Tensor, power: float, passes: int) -> Tensor:
+def make_table(counts: Counts, choice: TableChoice) -> Tensor:
     """Turns counts into probabilities.
 
     Args:
-        counts: The counts of a task, for their prior.
-        counted: Labeled pixels (S,C) by cell and class.
-        power: Power of the class frequencies.
-        passes: Box filters over the counts.
+        counts: The counts of a task.
+        choice: What is free.
 
     Returns:
-        p(class | cell) (S,C).
+        p(class | cell) (M,C).
     """
+    counted = [x.sum(0) for x in _folds(counts, choice.measured_only)]
+    smooth = [_smooth(x, choice.passes) for x in counted]
+    return _weigh(counts.prior, counted[0].sum(0), smooth, choice)
+
+
+def _folds(counts: Counts, measured_only: bool) -> tuple[Tensor, Tensor]:
+    """Returns the counts (F,M,C) under S and under the rule."""
+    rules = (counts.everywhere, counts.ruled)
+    everywhere, ruled = (rule.measured if measured_only else rule.counted for rule in rules)
+    return everywhere, ruled
+
+
+def _smooth(counted: Tensor, passes: int) -> Tensor:
+    """Filters counts (M,C) over neighboring cells."""
     classes = counted.shape[1]
     cells = table_cells(classes)
     grid = counted.T.reshape(classes, 1, cells, cells, cells)
     for _ in range(passes):
-        # The filter's border counts no cells that are not there.
+        # Cells at the border have fewer neighbors.
         grid = F.avg_pool3d(grid, 3, 1, 1, count_include_pad=False)
-    smooth = grid.reshape(classes, -1).T + PRIOR * counts.prior
-    weights = (counted.sum(0).clamp(min=1) / counted.sum()).pow(-power)
-    weighted = smooth * weights
+    return grid.reshape(classes, -1).T
+
+
+def _weigh(prior: Tensor, pixels: Tensor, smooth: Sequence[Tensor], choice: TableChoice) -> Tensor:
+    """Makes probabilities (M,C) of the filtered counts under S and under the rule."""
+    mixed = smooth[0] + choice.share * smooth[1] + PRIOR * prior
+    frequency = pixels.clamp(min=1) / pixels.sum().clamp(min=1)
+    weighted = mixed * frequency.pow(-choice.power)
     return weighted / weighted.sum(1, keepdim=True)
 
 
 def choose(counts: Counts) -> TableReport:
-    """Chooses power and smoothing by cross-validation, and compares the table with eq. 5."""
-    tried = [
-        (mean_iou(torch.stack([*_held_out(counts, power, passes)]).sum(0)), power, passes)
-        for power, passes in product(POWERS, PASSES)
-    ]
-    table, power, passes = max(tried)
-    anchors = mean_iou(counts.anchors.sum(0))
-    return TableReport(counts.task.name, counts.photographs, anchors, table, power, passes)
+    """Chooses a table by cross-validation, and compares it with eq. 5.
 
-
-def _held_out(counts: Counts, power: float, passes: int) -> Iterator[Tensor]:
-    """Yields, by fold, pixels (C,C) by class and what a table of the other folds reads."""
-    total = counts.counted.sum(0)
-    classes = total.shape[1]
-    for counted, measured in zip(counts.counted, counts.measured, strict=True):
-        table = make_table(counts, total - counted, power, passes)
+    Returns:
+        The table that reads best under S among those that read no worse than eq. 5 under the
+        rule; among all where none does.
+    """
+    rules = (counts.everywhere, counts.ruled)
+    anchors, rule_anchors = (mean_iou(rule.anchors.sum(0)) for rule in rules)
+    read: dict[TableChoice, list[Tensor]] = {}
+    for choice, fold, table in _held_out_tables(counts):
         best = TableReader(table).best().long()
-        yield measured.new_zeros(classes, classes).index_add_(1, best, measured.T.contiguous())
+        totals = read.setdefault(choice, [torch.zeros_like(rule.anchors[0]) for rule in rules])
+        for rule, total in zip(rules, totals, strict=True):
+            total.index_add_(1, best, rule.measured[fold].T.contiguous())
+    reports = [
+        TableReport(
+            task=counts.task.name,
+            photographs=counts.photographs,
+            anchors=anchors,
+            table=mean_iou(everywhere),
+            rule_anchors=rule_anchors,
+            rule_table=mean_iou(ruled),
+            choice=choice,
+        )
+        for choice, (everywhere, ruled) in read.items()
+    ]
+    harmless = [x for x in reports if not x.rule_table < x.rule_anchors]
+    return max(harmless or reports, key=lambda x: x.table)
+
+
+def _held_out_tables(counts: Counts) -> Iterator[tuple[TableChoice, int, Tensor]]:
+    """Yields every choice, a fold, and the table that the other folds make by that choice."""
+    shares = SHARES if bool(counts.ruled.measured.any()) else SHARES[:1]
+    differ = not torch.equal(counts.everywhere.counted, counts.everywhere.measured)
+    for only, passes in product((False, True) if differ else (False,), PASSES):
+        folds = _folds(counts, only)
+        for held_out in range(FOLDS):
+            others = [fold for fold in range(FOLDS) if fold != held_out]
+            counted = [x[others].sum(0) for x in folds]
+            smooth = [_smooth(x, passes) for x in counted]
+            for power, share in product(POWERS, shares):
+                choice = TableChoice(power, passes, share, only)
+                yield choice, held_out, _weigh(counts.prior, counted[0].sum(0), smooth, choice)
