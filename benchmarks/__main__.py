@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks complexity | plot | speed | export | int8 | page``."""
+"""The command line: ``python -m benchmarks complexity | plot | speed | export | int8 | ...``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.speed import PARTS, Bench, Speed, measure
+from benchmarks.labels import reading
+from benchmarks.speed import PARTS as SPEED_PARTS
+from benchmarks.speed import Bench, Part, Speed, measure
 from ctnet.evaluation.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
 from ctnet.evaluation.tables import metrics_table, read_results, replace_marked
 from ctnet.tasks import nearest
+
+PARTS: dict[str, Part] = {**SPEED_PARTS, "labels": reading}
+"""Measurements of ``speed`` by name."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,6 +68,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("results/precision"), help="default: %(default)s"
     )
 
+    ece = commands.add_parser("calibration", help="calibration error of class probabilities")
+    ece.set_defaults(run=_calibration)
+    ece.add_argument("models", nargs="+", help="names of models")
+    ece.add_argument("--data", type=Path, default=Path("~/data/compositemt"), help="the data set")
+    ece.add_argument("--limit", type=int, help="most photographs a task (default: all)")
+    ece.add_argument(
+        "--out", type=Path, default=Path("results/calibration.json"), help="default: %(default)s"
+    )
+    ece.add_argument(
+        "--page", type=Path, default=Path("docs/labels.md"), help="default: %(default)s"
+    )
+
     page = commands.add_parser("page", help="write the tables of docs/speed.md from results")
     page.set_defaults(run=_page)
     page.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s/")
@@ -94,6 +111,18 @@ def _int8(args: argparse.Namespace) -> None:
     found = measure_int8(args.model, args.data.expanduser(), args.limit)
     print(metrics_table([found]))
     print(f"written: {found.save(args.out)}")
+
+
+def _calibration(args: argparse.Namespace) -> None:
+    from benchmarks.calibration import calibration_table, measure_calibration, save_calibration
+
+    found = measure_calibration(args.models, args.data.expanduser(), args.limit)
+    save_calibration(found, args.out)
+    table = calibration_table(args.out)
+    print(table)
+    text = replace_marked(args.page.read_text("utf-8"), "calibration", table)
+    args.page.write_text(text, "utf-8")
+    print(f"written: {args.out} and {args.page}")
 
 
 def _report(found: Speed, path: Path) -> None:

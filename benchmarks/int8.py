@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 import ctnet
+from ctnet.decoding import ClassReader
 from ctnet.evaluation.evaluate import EvalResult, evaluate
 from ctnet.export import export
+from ctnet.label_tables import LabelTables
 from ctnet.networks.composite import CompositeModel
-from ctnet.networks.config import ModelConfig
 from ctnet.rules import S
 from ctnet.training.datasets import open_source
 
@@ -26,17 +28,27 @@ class ExportedModel:
 
     Attributes:
         session: What runs the file.
-        config: The network's configuration.
+        model: The network, which says how its outputs are read.
     """
 
     session: onnxruntime.InferenceSession
-    config: ModelConfig
+    model: CompositeModel
     device = torch.device("cpu")
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks by id."""
-        return self.config.tasks
+        return self.model.tasks
+
+    @property
+    def readers(self) -> Mapping[str, ClassReader]:
+        """What reads the classes of its tasks."""
+        return self.model.readers
+
+    @property
+    def label_tables(self) -> LabelTables:
+        """Its label tables."""
+        return self.model.label_tables
 
     def encode(self, image: Tensor) -> Tensor:
         """Returns the image: a file has encoder and decoder in one."""
@@ -63,5 +75,5 @@ def measure_int8(name: str, data: Path, limit: int | None) -> EvalResult:
             file.read_bytes(), providers=["CPUExecutionProvider"]
         )
     source = open_source("compositemt", data, "val", model.tasks)
-    exported = cast(CompositeModel, ExportedModel(session, model.config))
+    exported = cast(CompositeModel, ExportedModel(session, model))
     return evaluate(exported, source, S, f"{name}-int8", limit)

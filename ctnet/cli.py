@@ -204,6 +204,9 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--page", type=Path, default=Path("docs/tables.md"), help="default: %(default)s"
     )
+    tables.add_argument(
+        "--labels-page", type=Path, default=Path("docs/labels.md"), help="default: %(default)s"
+    )
 
     add_export_command(commands, _command)
     add_demo_command(commands, _command)
@@ -313,7 +316,7 @@ def _eval(args: argparse.Namespace) -> int:
         print(f"{task:<10} {result.headline(task):8.3f}  ({kinds} labels)")
     earlier = read_result(result.path(args.out)) if args.tasks else None
     if earlier is not None:
-        result = result.update(earlier)
+        result = result.on_top_of(earlier)
     print(f"written: {result.save(args.out)}")
     return 0
 
@@ -358,11 +361,12 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _tables(args: argparse.Namespace) -> int:
     from ctnet.evaluation.paper_tables import update_tables_page
-    from ctnet.evaluation.tables import update_readme
+    from ctnet.evaluation.tables import update_labels_page, update_readme
 
     update_readme(args.readme, args.results)
     update_tables_page(args.page, args.results)
-    print(f"written: {args.readme}, {args.page}")
+    update_labels_page(args.labels_page, args.results)
+    print(f"written: {args.readme}, {args.page}, {args.labels_page}")
     return 0
 
 

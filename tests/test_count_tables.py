@@ -1,7 +1,6 @@
 """Counting label tables: the right counts, smoothed and weighed as described, judged fairly."""
 
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest

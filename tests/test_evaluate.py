@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,18 @@ import torch
 from PIL import Image
 
 import ctnet
+from ctnet.cli import main
 from ctnet.decoding import class_anchors
 from ctnet.evaluation.evaluate import RULE_NAMES, EvalResult, evaluate
-from ctnet.evaluation.tables import metrics_table, palette_table, read_results, update_readme
+from ctnet.evaluation.tables import (
+    metrics_table,
+    palette_table,
+    read_results,
+    update_labels_page,
+    update_readme,
+)
+from ctnet.label_tables import table_cells
+from ctnet.networks.composite import build
 from ctnet.tasks import DEFAULT_TASKS, get_task
 from ctnet.training.compositemt import BEST_SOURCES
 from ctnet.training.datasets import open_source
@@ -152,6 +162,58 @@ def test_random_palettes_are_the_same_for_the_same_seed(data, tmp_path):
         for _ in range(2)
     ]
     assert written[0] == written[1]
+
+
+def test_some_tasks_alone_can_be_measured_again(oracle, data, tmp_path):
+    whole = evaluate(oracle, open_val(data), "S", progress=False)
+    oracle.wrong = True
+    again = evaluate(oracle, open_val(data), "S", progress=False, tasks=["seg"])
+    assert set(again.scores) == {"seg"} and again.read_by == {"seg": "eq. 5"}
+    merged = again.on_top_of(whole)
+    assert merged.headline("seg") < 1 and merged.headline("parts") == 100
+    assert whole.headline("seg") == 100
+    with pytest.raises(ValueError, match="R3 does not ask for the task 'seg'"):
+        evaluate(oracle, open_val(data), "R3", progress=False, tasks=["seg"])
+
+
+def test_label_tables_can_be_left_out(data, tmp_path):
+    """A table that reads everything as class 3 is seen, and is not."""
+    plain = ctnet.create("ctn").eval()
+    model = build(replace(plain.config, label_tables=("seg",)))
+    cells = table_cells(21)
+    table = torch.full((cells, cells, cells, 21), -20.0)
+    table[..., 3] = 0
+    model.load_state_dict(plain.state_dict() | {"label_tables.seg": table.half()})
+    model.eval()
+    read = evaluate(model, open_val(data), "S", "ctn-r1", tasks=["seg"], progress=False)
+    other = evaluate(
+        model, open_val(data), "S", "ctn-r1", tasks=["seg"], progress=False, label_tables=False
+    )
+    assert (read.read_by, other.read_by) == ({"seg": "table"}, {"seg": "eq. 5"})
+    assert read.scores["seg"]["iou"] != other.scores["seg"]["iou"]
+    read.save(tmp_path)
+    other.save(tmp_path / "eq5")
+    lines = metrics_table([read], [other]).splitlines()
+    assert lines[2].startswith("| `ctn-r1` | S | ") and lines[3].startswith("| *read by eq. 5* | S")
+    page = tmp_path / "labels.md"
+    page.write_text("<!-- readings: begin -->\nold\n<!-- readings: end -->\n")
+    update_labels_page(page, tmp_path)
+    row = page.read_text().splitlines()[3]
+    low, high = read.scores["seg"]["interval"]
+    assert row.startswith(
+        f"| `ctn-r1` | S | seg | {read.headline('seg'):.1f} ({low:.1f} to {high:.1f}) | "
+    )
+
+
+def test_the_command_measures_tasks_again(data, model, tmp_path, capsys):
+    command = ["eval", model, "--data", str(data), "--name", "mine", "--out", str(tmp_path)]
+    assert main(command) == 0
+    path = tmp_path / "mine_S.json"
+    before = json.loads(path.read_text())
+    assert main([*command, "--tasks", "normals", "parts", "--no-label-tables"]) == 0
+    assert json.loads(path.read_text()) == before
+    assert main([*command, "--tasks", "sed"]) != 0
+    assert "did you mean 'seg'" in capsys.readouterr().err
 
 
 def test_unknown_rule_names_the_nearest(oracle, data):

@@ -103,3 +103,30 @@ def test_images_without_valid_pixels_do_not_count(metric):
     metric.update(torch.zeros(shape), torch.zeros(shape), torch.zeros(4, 5, dtype=torch.bool))
     with pytest.raises(ValueError, match="nothing to score"):
         metric.compute()
+
+
+def test_the_interval_of_miou_is_a_bootstrap_over_photographs():
+    """Against a plain bootstrap: photographs drawn with replacement, quantiles of their mIoU."""
+    metric, confusions = ClassMetric(4), []
+    rng = np.random.default_rng(3)
+    for seed in range(40):
+        predicted, target, valid = class_maps(seed)
+        # Photographs of different difficulty.
+        wrong = rng.random(target.shape) < rng.random()
+        predicted = np.where(wrong, 0, predicted).astype(np.uint8)
+        metric.update(*tensors(predicted, target, valid))
+        keep = valid & (target != 255)
+        pairs = 4 * target[keep].astype(int) + predicted[keep]
+        confusions.append(np.bincount(pairs, minlength=16).reshape(4, 4))
+    confusions = np.array(confusions, float)
+
+    def miou(total):
+        both = np.diagonal(total, axis1=-2, axis2=-1)
+        return 100 * (both / (total.sum(-1) + total.sum(-2) - both)).mean(-1)
+
+    draws = rng.integers(40, size=(4000, 40))
+    wanted = np.quantile(miou(confusions[draws].sum(1)), (0.025, 0.975))
+    score = metric.compute()
+    assert score.miou == pytest.approx(miou(confusions.sum(0)))
+    assert score.interval == pytest.approx(wanted, abs=0.15 * (wanted[1] - wanted[0]))
+    assert score.interval[0] < score.miou < score.interval[1]

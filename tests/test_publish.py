@@ -13,9 +13,9 @@ from ctnet.networks.config import ModelConfig
 from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.training.config import TrainConfig
-from ctnet.zoo.checkpoint import file_info
+from ctnet.zoo.checkpoint import file_info, save_checkpoint
 from ctnet.zoo.manifest import read_manifest
-from ctnet.zoo.publish import Run, export_run, main, register
+from ctnet.zoo.publish import Run, export_run, main, refresh, register
 
 
 @pytest.fixture
@@ -107,6 +107,26 @@ def test_register_writes_card_and_manifest(run, tmp_path):
     assert metadata.pipeline_tag == "image-segmentation" and metadata.model_name == "mine"
     found = {(m.dataset_config, m.metric_name, m.metric_value) for m in metadata.eval_results}
     assert found == {("rule S", "seg miou", 12.3456), ("rule S", "normals mean", 30.0)}
+
+
+def test_refresh_follows_the_files_and_the_results(run, tmp_path, monkeypatch):
+    folder, manifest = export_run(run, tmp_path / "mine"), tmp_path / "manifest.json"
+    result(tmp_path / "results", "mine")
+    before = register(folder, run, "A sentence.", tmp_path / "results", manifest)
+    model = ctnet.load(f"local-dir:{folder}")
+    save_checkpoint(model, folder)
+    scores = {"seg": {"miou": 23.4567, "images": 2}}
+    EvalResult("mine", "S", "data", "val", {}, {"seg": ("true",)}, scores, 0).save(
+        tmp_path / "results"
+    )
+    monkeypatch.setenv("CTNET_WEIGHTS", str(tmp_path))
+    refresh("mine", tmp_path / "results", manifest)
+    after = read_manifest(manifest)["mine"]
+    assert after.files != before.files
+    assert after.files["model.safetensors"] == file_info(folder / "model.safetensors")
+    assert after.metrics == {"S": {"seg.miou": 23.4567}}
+    assert after.training == before.training and after.summary == before.summary
+    assert "23.5" in (folder / "README.md").read_text()
 
 
 def test_a_run_in_parts_counts_them_all(run, tmp_path):

@@ -1,18 +1,23 @@
 """Measurements of speed run and say what they mean; never how fast it is."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.__main__ import main
+from benchmarks.calibration import calibration, calibration_table, save_calibration
 from benchmarks.formulations import Twin, literal
 from benchmarks.speed import Finding, Speed
 from ctnet.bench import COLORS, Point, bench, draw, table
+from ctnet.label_tables import table_cells
 from ctnet.measuring import time_in_turn
+from ctnet.networks.composite import build
 from ctnet.palette_batches import make_palettes
 from ctnet.rules import R1, R2, RRND, single
+from ctnet.training.datasets import open_source
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,40 @@ def test_measurements_by_name(tmp_path, capsys):
         assert finding["limit"] == 0.16
     with pytest.raises(ValueError, match="unknown measurement 'palette'; did you mean 'palettes'"):
         main(["speed", "palette", "--out", str(path)])
+
+
+def test_reading_labels_is_measured(tmp_path):
+    path = tmp_path / "speed.json"
+    threads = str(torch.get_num_threads())
+    main(["speed", "labels", "--quick", "--rounds", "1", "--threads", threads, "--out", str(path)])
+    findings = json.loads(path.read_text())["findings"]
+    assert [x["question"] for x in findings] == [
+        f"labels of {task} by label table / by eq. 5, 128 x 128" for task in ("seg", "parts")
+    ]
+    assert all(x["limit"] == 1 for x in findings)
+
+
+def test_calibration_is_the_distance_of_confidence_and_accuracy(
+    make_model, write_photographs, tmp_path
+):
+    source = open_source(
+        "compositemt", write_photographs(tmp_path, (0, 5), ("val",) * 3, (64, 64)), "val"
+    )
+    plain = make_model("ctn")
+    model = build(replace(plain.config, label_tables=("seg",)))
+    cells = table_cells(21)
+    shares = torch.full((21,), 0.1 / 20)
+    shares[2] = 0.9
+    table = shares.log().expand(cells, cells, cells, 21).half()
+    model.load_state_dict(plain.state_dict() | {"label_tables.seg": table})
+    found = {x.task: x for x in calibration("mine", model.eval(), source)}
+    labels = np.stack([source.load(i)["seg"][::4, ::4] for i in range(3)])
+    assert found["seg"].table == pytest.approx(100 * (0.9 - (labels == 2).mean()), abs=0.1)
+    assert found["parts"].table is None and 0 < found["parts"].anchors < 100
+    save_calibration([*found.values()], tmp_path / "found.json")
+    lines = calibration_table(tmp_path / "found.json").splitlines()
+    assert lines[2].startswith(f"| `mine` | seg | 3 | {found['seg'].table:.1f} % | ")
+    assert lines[3].startswith("| `mine` | parts | 3 | – | ")
 
 
 def test_table_of_findings():

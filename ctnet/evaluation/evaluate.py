@@ -78,7 +78,7 @@ class EvalResult:
         """Returns the file of the result: ``MODEL_RULE.json``, a rule's colon as a dash."""
         return Path(folder) / f"{self.model}_{self.rule.replace(':', '-')}.json"
 
-    def update(self, earlier: EvalResult) -> EvalResult:
+    def on_top_of(self, earlier: EvalResult) -> EvalResult:
         """Returns an earlier result of the same model with the tasks of this one measured again."""
         return replace(
             earlier,

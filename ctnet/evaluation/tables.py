@@ -12,6 +12,9 @@ from ctnet.evaluation.evaluate import HEADLINE, RULE_NAMES, EvalResult
 from ctnet.evaluation.palettes import PALETTE
 from ctnet.zoo.manifest import ModelInfo, list_models, model_info
 
+BY_ANCHORS = "eq5"
+"""Folder, within that of results, of models measured without their label tables."""
+
 COLUMNS = {
     "seg": "SemSeg mIoU ↑",
     "parts": "Parts mIoU ↑",
@@ -45,12 +48,17 @@ def read_result(path: Path) -> EvalResult | None:
     return EvalResult(**values) if {*values} | {"read_by"} == known else None
 
 
-def metrics_table(results: Sequence[EvalResult]) -> str:
+def metrics_table(results: Sequence[EvalResult], by_anchors: Sequence[EvalResult] = ()) -> str:
     """Builds a Markdown table: a row for each model and rule, a column for each task of the paper.
 
     Palette networks, which do none of them, are left out. Figures on labels that are not all true
     ones carry an asterisk.
+
+    Args:
+        results: What was measured.
+        by_anchors: The same for some of the models, with classes read by eq. 5.
     """
+    again = {(result.model, result.rule): result for result in by_anchors}
     lines = [
         "| Model | Rule | " + " | ".join(COLUMNS.values()) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
@@ -60,7 +68,33 @@ def metrics_table(results: Sequence[EvalResult]) -> str:
             continue
         cells = [_cell(result, task) for task in COLUMNS]
         lines.append(f"| `{result.model}` | {result.rule} | " + " | ".join(cells) + " |")
+        other = again.get((result.model, result.rule))
+        if other is not None:
+            cells = [_cell(other, task) for task in COLUMNS]
+            lines.append(f"| *read by eq. 5* | {result.rule} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def readings_table(results: Sequence[EvalResult], by_anchors: Sequence[EvalResult]) -> str:
+    """Builds a Markdown table of mIoU by label table and by eq. 5, with bootstrap intervals."""
+    lines = ["| Model | Rule | Task | Label table | Eq. 5 |", "|---|---|---|---|---|"]
+    found = {(result.model, result.rule): result for result in results}
+    for other in by_anchors:
+        result = found.get((other.model, other.rule))
+        if result is None:
+            continue
+        for task in other.read_by:
+            cells = [
+                _interval(x, task) if x.read_by.get(task) == way else "–"
+                for x, way in ((result, "table"), (other, "eq. 5"))
+            ]
+            lines.append(f"| `{result.model}` | {result.rule} | {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _interval(result: EvalResult, task: str) -> str:
+    low, high = result.scores[task]["interval"]
+    return f"{result.headline(task):.1f} ({low:.1f} to {high:.1f})"
 
 
 def _cell(result: EvalResult, task: str) -> str:
@@ -112,9 +146,26 @@ def update_readme(readme: str | Path, results: str | Path) -> None:
     text = path.read_text("utf-8")
     text = replace_marked(text, "training", training_table([model_info(name) for name in names]))
     measured = [result for result in read_results(results) if result.model in names]
-    text = replace_marked(text, "metrics", metrics_table(measured))
+    text = replace_marked(text, "metrics", metrics_table(measured, read_by_anchors(results)))
     text = replace_marked(text, "palettes", palette_table(measured))
     path.write_text(text, "utf-8")
+
+
+def update_labels_page(page: str | Path, results: str | Path) -> None:
+    """Replaces the table of readings between the marks in a Markdown file.
+
+    Raises:
+        ValueError: If the file has no marks.
+    """
+    path = Path(page)
+    table = readings_table(read_results(results), read_by_anchors(results))
+    path.write_text(replace_marked(path.read_text("utf-8"), "readings", table), "utf-8")
+
+
+def read_by_anchors(results: str | Path) -> list[EvalResult]:
+    """Reads the results of the folder ``eq5``: models measured without their label tables."""
+    folder = Path(results) / BY_ANCHORS
+    return read_results(folder) if folder.is_dir() else []
 
 
 def replace_marked(text: str, name: str, content: str) -> str:
