@@ -62,14 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         "train",
         "train a network (needs the extra [train])",
-        "ctnet train --config zoo/ctn-r1 --data ~/data/compositemt --out runs/ctn-r1",
+        "ctnet train --config ctn-r1 --data ~/data/compositemt --out runs/ctn-r1",
         _train,
     )
     train.add_argument(
         "--config",
         "--recipe",
         required=True,
-        help="a TOML or YAML file, or the name of a recipe, such as paper or zoo/mhn-r2",
+        help="a TOML or YAML file, or the name of a recipe, such as ctn-r1 or zoo/mhn-r2",
     )
     train.add_argument("--data", help="folder of the data set")
     train.add_argument("--encoder-weights", help="file of ImageNet weights, in place of a download")
@@ -77,6 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int)
     train.add_argument("--device", help="auto, cpu, cuda, mps")
     train.add_argument("--seed", type=int)
+    train.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the whole configuration, defaults and phases too, as TOML, and do nothing else",
+    )
 
     zoo = _command(
         commands,
@@ -132,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--data", default="~/data/compositemt", help="default: %(default)s")
     evaluate.add_argument("--layout", default="compositemt", help="compositemt or pascal-mt")
-    evaluate.add_argument("--split", default="val", choices=("train", "val"))
+    evaluate.add_argument("--split", default="val", choices=("train", "held-in", "held-out", "val"))
     evaluate.add_argument("--out", type=Path, default=Path("results"), help="default: %(default)s/")
     evaluate.add_argument("--name", help="name in the result, where the model is a folder")
     evaluate.add_argument("--limit", type=int, help="most images a task")
@@ -242,6 +247,9 @@ def _train(args: argparse.Namespace) -> int:
 
     given = _given(args, "data", "encoder_weights", "steps", "device", "seed")
     config = TrainConfig.load(args.config, **given)
+    if args.print_config:
+        print(config.to_toml(), end="")
+        return 0
     folder = args.out or Path("runs") / config.name
     model = create_loop(config, folder).train()
     print(f"weights: {save_checkpoint(model, folder / 'checkpoint')}")

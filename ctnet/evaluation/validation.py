@@ -23,13 +23,13 @@ def validator(config: TrainConfig) -> Callable[[CompositeModel], Mapping[str, fl
 
     Raises:
         FileNotFoundError: If the data set is not there.
-        ValueError: If it has no split ``val``.
+        ValueError: If it has no split to validate on.
     """
     own = config.rule != S and get_rule(config.rule, config.model.tasks).needs_labels
     rule = config.rule if own else S
     share = max(1, config.validate_images // len(config.model.tasks))
     limit = share if config.validate_images else None
-    source = open_source(config.layout, config.data, "val", config.model.tasks)
+    source = open_source(config.layout, config.data, config.splits[1], config.model.tasks)
 
     def measure(model: CompositeModel) -> Mapping[str, float]:
         result = evaluate(

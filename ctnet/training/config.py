@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,8 @@ from ctnet.networks.config import ModelConfig
 from ctnet.rules import read_mapping
 from ctnet.tasks import TASKS, nearest
 from ctnet.training.losses import PAPER_WEIGHTS
+from ctnet.training.phases import Phase, Span, stretch
+from ctnet.training.toml_writer import to_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -32,7 +35,6 @@ LEAST = {
     "focal_gamma": 0,
     "sharpness": 0,
     "auxiliary": 0,
-    "coarse_steps": 0,
 }
 
 
@@ -47,6 +49,8 @@ class TrainConfig:
             rule file, or ``S``: every task everywhere, one after the other.
         data: Folder of the data set.
         layout: Layout of that folder: ``compositemt`` or ``pascal-mt``.
+        held_out: Keep a fixed twentieth of ``train`` for validation
+            (:mod:`ctnet.training.held_out`), so that ``val`` is left for measuring.
         init: Weights to start from: a zoo name, a safetensors file, or the folder of a run, which
             has auxiliary heads too; None trains from scratch.
         pretrained_encoder: Start the encoder from ImageNet weights.
@@ -59,7 +63,7 @@ class TrainConfig:
         size: Side of the training crops in pixels.
         scale: Smallest and largest scale of the photographs.
         batch_size: Images a step.
-        steps: Steps of the run.
+        steps: Steps of the run; with phases, of all of them.
         learning_rate: Of everything but the encoder.
         encoder_rate: The encoder's learning rate over ``learning_rate``; 0.01 in the paper.
         weight_decay: Of AdamW.
@@ -75,9 +79,12 @@ class TrainConfig:
             place of the label, so that the composite decides where they are sure enough.
         angular: Normals learn by the angle, as they are measured, in place of 1 - cosine.
         auxiliary: Weight of the coarse heads of :mod:`ctnet.training.auxiliary`, 0 for none.
-        coarse_steps: Steps at the start that run and train the decoder only up to those heads.
+        coarse: Run and train the decoder only up to those heads. The network has no full output
+            then, so there is no validation.
         class_power: Classes weigh by their share of pixels to the power of minus this.
-        repeat_threshold: Images with classes rarer than this are repeated.
+        class_balance: Share of samples that are drawn for a class: first a class, all but the
+            background equally often, then a photograph that has it, then a crop that holds some of
+            it (:mod:`ctnet.training.sampling`).
         source_weights: Relative frequency of a source's images, by its name; 1 where none is
             given.
         task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers; 1
@@ -93,6 +100,8 @@ class TrainConfig:
         validate_every: Steps between validations and checkpoints.
         validate_images: Images of each validation, taken evenly from the split; 0 takes all.
         seed: Of initialisation, order, augmentation and palettes.
+        phases: Parts of the run, one after the other, that differ in some of these fields; none
+            makes one part of it all.
     """
 
     name: str
@@ -100,6 +109,7 @@ class TrainConfig:
     rule: str = "R1"
     data: str = "~/data/compositemt"
     layout: Layout = "compositemt"
+    held_out: bool = False
     init: str | None = None
     pretrained_encoder: bool = True
     encoder_weights: str | None = None
@@ -123,9 +133,9 @@ class TrainConfig:
     guidance: float = 0.0
     angular: bool = False
     auxiliary: float = 0.0
-    coarse_steps: int = 0
+    coarse: bool = False
     class_power: float = 0.0
-    repeat_threshold: float = 0.0
+    class_balance: float = 0.0
     source_weights: Mapping[str, float] = field(default_factory=dict)
     task_shares: Mapping[str, int] = field(default_factory=dict)
     mosaic_share: float = 0.0
@@ -137,6 +147,7 @@ class TrainConfig:
     validate_every: int = 1000
     validate_images: int = 200
     seed: int = 0
+    phases: tuple[Phase, ...] = ()
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -166,20 +177,64 @@ class TrainConfig:
         pair = isinstance(self.scale, tuple) and len(self.scale) == 2
         if not (pair and 0 < self.scale[0] <= self.scale[1]):
             raise ValueError(f"scale is a smallest and a largest scale; got {self.scale}.")
-        for name in ("guidance", "mosaic_share"):
+        for name in ("guidance", "class_balance", "mosaic_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share, 0 to 1; got {getattr(self, name)}.")
-        if (self.coarse_steps or self.guidance) and not self.auxiliary:
-            raise ValueError("coarse_steps and guidance need a weight for auxiliary.")
-        if self.only_added and self.auxiliary:
-            raise ValueError("only_added trains embeddings alone: auxiliary must be 0.")
         if self.size % 32:
             raise ValueError(f"size must be a multiple of 32; got {self.size}.")
+        if self.phases:
+            self._check_phases()
+        else:
+            self._check_auxiliary()
+
+    def _check_auxiliary(self) -> None:
+        if (self.coarse or self.guidance) and not self.auxiliary:
+            raise ValueError("coarse and guidance need a weight for auxiliary.")
+        if self.only_added and self.auxiliary:
+            raise ValueError("only_added trains embeddings alone: auxiliary must be 0.")
+
+    def _check_phases(self) -> None:
+        whole = sum(phase.steps for phase in self.phases)
+        if self.steps != whole:
+            raise ValueError(f"the phases have {whole} steps in all; got steps = {self.steps}.")
+        # Making the configuration of each phase checks what it changes.
+        _ = self.spans
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The phases with the configuration that holds in each; a run without any is one."""
+        if not self.phases:
+            return (Span(0, self.name, 0, self),)
+        spans: list[Span] = []
+        for number, phase in enumerate(self.phases):
+            name = phase.name or f"phase {number + 1}"
+            try:
+                changes = _from_plain(phase.changes)
+                flat = replace(self, **changes, steps=phase.steps, phases=())
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            spans.append(Span(number, name, spans[-1].end if spans else 0, flat))
+        return tuple(spans)
+
+    def span_at(self, step: int) -> Span:
+        """Returns the phase that a step of the run belongs to, the last one after the end."""
+        return next((span for span in self.spans if step < span.end), self.spans[-1])
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """The splits to train and to validate on."""
+        return ("held-in", "held-out") if self.held_out else ("train", "val")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as JSON types."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain | {"model": self.model.to_dict()}
+        plain: dict[str, Any] = asdict(self) | {"model": self.model.to_dict()}
+        plain["phases"] = [phase.to_dict() for phase in self.phases]
+        found: dict[str, Any] = json.loads(json.dumps(plain))
+        return found
+
+    def to_toml(self) -> str:
+        """Returns the whole configuration as TOML that :meth:`load` reads back."""
+        return to_toml(self.to_dict())
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -192,11 +247,17 @@ class TrainConfig:
         for key in values:
             if key not in known:
                 raise ValueError(f"unknown key {key!r} in a training config{nearest(key, known)}")
-        values = dict(values)
-        if isinstance(values.get("model"), Mapping):
-            values["model"] = ModelConfig.from_dict(values["model"])
-        if isinstance(values.get("scale"), list):
-            values["scale"] = tuple(float(edge) for edge in values["scale"])
+        values = _from_plain(values)
+        phases = values.pop("phases", ())
+        if not isinstance(phases, list | tuple):
+            raise ValueError(f"phases are tables ([[phases]]); got {phases!r:.200}.")
+        if phases:
+            phases = tuple(Phase.from_dict(phase) for phase in phases)
+            whole = sum(phase.steps for phase in phases)
+            steps = values.setdefault("steps", whole)
+            if type(steps) is int and steps != whole:
+                phases = stretch(phases, steps)
+            values["phases"] = phases
         return cls(**values)
 
     @classmethod
@@ -204,9 +265,10 @@ class TrainConfig:
         """Reads a TOML or YAML file, or a recipe of the package by name.
 
         Args:
-            path: A file, or the name of a recipe such as ``paper`` or ``zoo/mhn-r2``. A file
+            path: A file, or the name of a recipe such as ``ctn-r1`` or ``zoo/mhn-r2``. A file
                 may name one beside it that it ``extends``.
-            **overrides: Values that replace those of the file.
+            **overrides: Values that replace those of the file. Other ``steps`` than the phases
+                have in all make them longer or shorter in proportion.
 
         Raises:
             FileNotFoundError: If there is neither such a file nor such a recipe.
@@ -227,3 +289,13 @@ def _read(file: Path) -> dict[str, object]:
     content = read_mapping(file)
     base = content.pop("extends", None)
     return content if base is None else _read(file.with_name(str(base))) | content
+
+
+def _from_plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns plain types into those of the fields."""
+    values = dict(values)
+    if isinstance(values.get("model"), Mapping):
+        values["model"] = ModelConfig.from_dict(values["model"])
+    if isinstance(values.get("scale"), list):
+        values["scale"] = tuple(float(edge) for edge in values["scale"])
+    return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from ctnet.rules import R1, Rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
 from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.derived import DERIVATIONS, DerivedLabels
+from ctnet.training.held_out import SPLITS, split_train
 from ctnet.training.pascal_mt import PascalMT
+from ctnet.training.sampling import ClassDraws
 from ctnet.training.transforms import Normals, Strength, Validity, as_training_tensors
 from ctnet.training.wrapped import CachedSource
 
@@ -124,7 +126,8 @@ def open_source(
     Args:
         layout: ``compositemt`` or ``pascal-mt``.
         root: Its folder.
-        split: ``train`` or ``val``.
+        split: ``train`` or ``val``; ``held-in`` or ``held-out`` for a part of ``train``
+            (:mod:`ctnet.training.held_out`).
         tasks: Names of the tasks that are wanted; those of :mod:`ctnet.training.derived` are made
             from the labels that there are.
 
@@ -134,17 +137,31 @@ def open_source(
     """
     if layout not in SOURCES:
         raise ValueError(f"unknown layout {layout!r}{nearest(layout, SOURCES)}")
-    source = SOURCES[layout](root, split)
+    source = SOURCES[layout](root, "train" if split in SPLITS else split)
+    if split in SPLITS:
+        source = split_train(source, split)
     for task in tasks:
         if task in DERIVATIONS:
             source = DerivedLabels(source, DERIVATIONS[task])
     return source
 
 
-class CompositeDataset(Dataset[Sample]):
-    """Samples of a label source under a rule.
+class Draw(NamedTuple):
+    """A sample that was drawn: the same draw gives the same sample.
 
-    An index may come with a seed, (index, seed): the same pair gives the same sample.
+    Attributes:
+        index: The photograph.
+        seed: Of augmentation and palette.
+        focus: Class in ``seg`` that the crop shall hold some of; 255 for none.
+    """
+
+    index: int
+    seed: int
+    focus: int = IGNORE
+
+
+class CompositeDataset(Dataset[Sample]):
+    """Samples of a label source under a rule, by index or as :class:`Draw` says.
 
     Args:
         source: Where images and labels come from.
@@ -185,11 +202,14 @@ class CompositeDataset(Dataset[Sample]):
         """Returns the files of a sample, decoded, as :meth:`LabelSource.load` gives them."""
         return self.source.load(index)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        index, seed = key if isinstance(key, tuple) else (key, key)
+    def __getitem__(self, key: int | tuple[int, int] | Draw) -> Sample:
+        index, seed, focus = Draw(*key) if isinstance(key, tuple) else Draw(key, key)
         raw = self.raw(index)
         tensors = self._tensors(raw)
         if self.transform is not None:
+            if focus != IGNORE and "seg" in raw:
+                wanted = torch.from_numpy(raw["seg"] == focus)
+                tensors["focus"] = tv_tensors.Mask(wanted[None].to(torch.uint8))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 tensors = self.transform(tensors)
@@ -250,19 +270,15 @@ def _finish(label: Tensor, kind: str) -> Tensor:
     return normals / normals.square().sum(0, keepdim=True).sqrt().clamp(min=1e-6)
 
 
-def sampling_weights(
-    dataset: CompositeDataset, threshold: float, source_weights: Mapping[str, float]
-) -> Tensor:
-    """Weighs samples so that rare classes are seen more often (Gupta et al. 2019, LVIS).
+def sampling_weights(dataset: CompositeDataset, source_weights: Mapping[str, float]) -> Tensor:
+    """Weighs photographs by their sources.
 
     Args:
-        dataset: Samples whose class maps ``seg`` are counted.
-        threshold: Share of images below which a class is repeated.
-        source_weights: Factors by name of the source.
+        dataset: The photographs, and the rule that asks for tasks on them.
+        source_weights: Factors by name of the source; 1 where none is given.
 
     Returns:
-        Weights (len(dataset),): the largest sqrt(threshold / share) of a sample's classes, at
-        least 1, times the source's factor; 0 where there is no label that the rule could use: no
+        Relative frequencies (len(dataset),); 0 where there is no label that the rule could use: no
         class map for a rule that maps classes, or none of the task that is asked everywhere.
 
     Raises:
@@ -281,37 +297,31 @@ def sampling_weights(
         weights = [
             w if source.kind(i, needed) else 0.0 for i, w in zip(indices, weights, strict=True)
         ]
-    if threshold:
-        weights = [w * f for w, f in zip(weights, _repeat_factors(dataset, threshold), strict=True)]
     return torch.tensor(weights, dtype=torch.float64)
 
 
-def _repeat_factors(dataset: CompositeDataset, threshold: float) -> list[float]:
-    present = []
-    counts = np.zeros(IGNORE + 1)
-    for index in range(len(dataset)):
-        label = dataset.raw(index).get("seg")
-        classes = np.unique(np.array([], np.uint8) if label is None else label)
-        present.append(classes[classes != IGNORE])
-        counts[present[-1]] += 1
-    factors = np.maximum(1, np.sqrt(threshold * len(dataset) / np.maximum(counts, 1)))
-    return [float(factors[classes].max(initial=1.0)) for classes in present]
-
-
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (index, seed) that depend only on the step, so that training resumes exactly.
+class StepSampler(Sampler[list[Draw]]):
+    """Batches that depend only on the step, so that training resumes exactly.
 
     Args:
         weights: Relative frequency of each sample.
         batch_size: Samples a step.
         steps: The steps to yield.
         seed: Seed of the whole run.
+        draws: How a part of the samples is drawn for a class in place of the weights, if any is.
 
     Raises:
         ValueError: If fewer samples can be drawn than a batch takes.
     """
 
-    def __init__(self, weights: Tensor, batch_size: int, steps: range, seed: int) -> None:
+    def __init__(
+        self,
+        weights: Tensor,
+        batch_size: int,
+        steps: range,
+        seed: int,
+        draws: ClassDraws | None = None,
+    ) -> None:
         drawable = int((weights > 0).sum())
         if batch_size > drawable:
             raise ValueError(
@@ -322,14 +332,20 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self.batch_size = batch_size
         self.steps = steps
         self.seed = seed
+        self.draws = draws
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         for step in self.steps:
             generator = np.random.default_rng((self.seed, step))
             share = self.weights.double().numpy()
             indices = generator.choice(len(share), self.batch_size, False, share / share.sum())
             seeds = generator.integers(2**31, size=self.batch_size)
-            yield [(int(i), int(s)) for i, s in zip(indices, seeds, strict=True)]
+            batch = [Draw(int(i), int(s)) for i, s in zip(indices, seeds, strict=True)]
+            yield batch if self.draws is None else [self._redraw(d, generator) for d in batch]
+
+    def _redraw(self, drawn: Draw, generator: np.random.Generator) -> Draw:
+        found = None if self.draws is None else self.draws.draw(generator)
+        return drawn if found is None else Draw(found[0], drawn.seed, found[1])

@@ -8,7 +8,7 @@ rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, get_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import LabelSource, Sample, StepSampler
+from ctnet.training.sampling import ClassDraws
 from ctnet.training.transforms import JITTER
 
 CROPS = 2
@@ -52,7 +53,11 @@ class Crops:
 
 
 def draw_crops(
-    generator: np.random.Generator, sizes: Tensor, size: int, scale: tuple[float, float]
+    generator: np.random.Generator,
+    sizes: Tensor,
+    size: int,
+    scale: tuple[float, float],
+    focus: Mapping[int, tuple[int, int]] | None = None,
 ) -> Crops:
     """Draws crops at random.
 
@@ -61,6 +66,7 @@ def draw_crops(
         sizes: Height and width of each image (N,2).
         size: Side of the crops in pixels.
         scale: Smallest and largest scale.
+        focus: Row and column of a pixel that a crop shall hold, by the crop's number.
 
     Returns:
         Crops on the CPU; one that is larger than its image has it somewhere inside.
@@ -68,7 +74,14 @@ def draw_crops(
     n = len(sizes)
     factor = generator.uniform(*scale, n)
     room = sizes.numpy() - size / factor[:, None]
-    corner = generator.uniform(size=(n, 2)) * room
+    chance = generator.uniform(size=(n, 2))
+    corner = chance * room
+    for number, pixel in (focus or {}).items():
+        side, most = size / factor[number], room[number]
+        # Less than a side before the pixel, in the image where that is large enough.
+        first = np.clip(np.array(pixel) + 1 - side, np.minimum(0, most), np.maximum(0, most))
+        last = np.clip(np.array(pixel), np.minimum(0, most), np.maximum(0, most))
+        corner[number] = first + chance[number] * (last - first)
     flip = generator.random(n) < 0.5
     color = generator.uniform(1 - JITTER, 1 + JITTER, (n, 3))
     as_float = [torch.from_numpy(x).float() for x in (factor, corner[:, 1], corner[:, 0], color)]
@@ -127,6 +140,14 @@ class DeviceData:
             self._rows[task][indices] >= 0 if task in self._rows else none for task in self.tasks
         ]
         return torch.stack(columns, 1)
+
+    def pixel_of(self, index: int, number: int, generator: np.random.Generator) -> tuple[int, int]:
+        """Draws a pixel (row, column) of a class that an image has in ``seg``."""
+        height, width = self.sizes[index].tolist()
+        classes = self._values["seg"][self._rows["seg"][index], 0, :height, :width]
+        pixels = (classes == number).nonzero()
+        row, column = pixels[int(generator.integers(len(pixels)))].tolist()
+        return row, column
 
     def batch(self, indices: Sequence[int], crops: Crops, size: int) -> Sample:
         """Cuts crops out of images and their labels.
@@ -282,20 +303,34 @@ class SharedBatches:
         data: Photographs and labels.
         config: Gives batch size, crops and seed.
         weights: Relative frequency of each image.
+        draws: How a part of the samples is drawn for a class, if any is.
     """
 
-    def __init__(self, data: DeviceData, config: TrainConfig, weights: Tensor) -> None:
+    def __init__(
+        self,
+        data: DeviceData,
+        config: TrainConfig,
+        weights: Tensor,
+        draws: ClassDraws | None = None,
+    ) -> None:
         self.data = data
         self.config = config
         self.weights = weights
+        self.draws = draws
 
     def __getitem__(self, step: int) -> SharedBatch:
         config = self.config
         steps = range(step, step + 1)
-        keys = next(iter(StepSampler(self.weights, config.batch_size, steps, config.seed)))
-        indices = [index for index, _ in keys]
+        sampler = StepSampler(self.weights, config.batch_size, steps, config.seed, self.draws)
+        drawn = next(iter(sampler))
+        indices = [draw.index for draw in drawn]
         generator = np.random.default_rng((config.seed, step, CROPS))
-        crops = draw_crops(generator, self.data.sizes[indices], config.size, config.scale)
+        focus = {
+            number: self.data.pixel_of(draw.index, draw.focus, generator)
+            for number, draw in enumerate(drawn)
+            if draw.focus != IGNORE
+        }
+        crops = draw_crops(generator, self.data.sizes[indices], config.size, config.scale, focus)
         sample = self.data.batch(indices, crops, config.size)
         return SharedBatch(
             sample, self.data.labelled(torch.tensor(indices, device=self.data.device))

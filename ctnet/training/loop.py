@@ -1,4 +1,4 @@
-"""The training loop, whatever is trained: resumable to the same numbers."""
+"""The training loop, whatever is trained: phase by phase, resumable to the same numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -35,7 +35,9 @@ from ctnet.training.datasets import (
     sampling_weights,
 )
 from ctnet.training.device_data import DeviceData, SharedBatch, SharedBatches, batch_palettes
+from ctnet.training.phases import Span
 from ctnet.training.run_log import RunLog
+from ctnet.training.sampling import Balance, ClassDraws, count_classes
 from ctnet.training.transforms import training_transform
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -46,8 +48,18 @@ PALETTES = 1
 """Separates the chance of palettes from that of batches."""
 
 
+FREE = ("steps", "decay", "device", "workers", "validate_every", "validate_images", "cache",
+        "phases")  # fmt: skip
+"""Fields that may differ when a run goes on; of the phases, those that have not begun."""
+
+
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Factor of the learning rate: linear warm-up, constant, linear to zero at the end."""
+    """Factor of the learning rate: linear warm-up, constant, linear to zero at the end.
+
+    Args:
+        step: Step of the phase.
+        config: What holds in it.
+    """
     rise = min(1.0, (step + 1) / max(1, config.warmup))
     fall = min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
     return min(rise, fall)
@@ -87,16 +99,13 @@ class TrainingLoop(ABC, Generic[Network]):
             weights, heads = _initial_weights(config.init)
         self.model = self._create_model(weights)
         self.average = _copy_state(self.model)
-        self.dataset = CompositeDataset(
-            source or open_source(config.layout, config.data, "train", config.model.tasks),
-            None if config.rule == S else get_rule(config.rule, config.model.tasks),
-            config.model.tasks,
-            training_transform(config.size, config.scale),
-            config.cache,
-            config.task_shares,
-            config.mosaic_share,
+        self.span = config.span_at(0)
+        self.dataset = self._create_dataset(
+            source or open_source(config.layout, config.data, config.splits[0], config.model.tasks)
         )
+        self._counts: dict[str, Tensor] = {}
         self.auxiliary = self._prepare(heads)
+        self._begin_phase()
         self.optimizer = self._create_optimizer()
         self.autocast, self.scaler = self._precision()
         self.step = 0
@@ -106,17 +115,26 @@ class TrainingLoop(ABC, Generic[Network]):
         self.best = float("-inf")
         self._resume()
 
+    @property
+    def phase(self) -> TrainConfig:
+        """What holds in the present phase."""
+        return self.span.config
+
     @abstractmethod
     def _build(self, pretrained_encoder: Pretrained) -> Network:
         """Builds the network."""
 
     @abstractmethod
     def _prepare(self, heads: State | None) -> nn.Module | None:
-        """Makes what the loss needs, and the heads that learn beside the network, if any.
+        """Makes the heads that learn beside the network, if any.
 
         Args:
             heads: Weights of those heads, where the run starts from one that had them.
         """
+
+    @abstractmethod
+    def _begin_phase(self) -> None:
+        """Makes the loss of the present phase."""
 
     @abstractmethod
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
@@ -131,11 +149,23 @@ class TrainingLoop(ABC, Generic[Network]):
             model.load_state_dict(adapt_weights(weights, self.config.model), strict=True)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
+    def _create_dataset(self, source: LabelSource) -> CompositeDataset:
+        config = self.phase
+        return CompositeDataset(
+            source,
+            None if config.rule == S else get_rule(config.rule, config.model.tasks),
+            config.model.tasks,
+            training_transform(config.size, config.scale),
+            config.cache,
+            config.task_shares,
+            config.mosaic_share,
+        )
+
     def _create_optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
+        config = self.phase
         for encoder in _encoders(self.model):
-            for part in _stages(encoder)[: config.frozen_stages]:
-                part.requires_grad_(False)
+            for number, part in enumerate(_stages(encoder)):
+                part.requires_grad_(number >= config.frozen_stages)
         if config.only_added:
             freeze_old_tasks(self.model)
         slow = {id(p) for encoder in _encoders(self.model) for p in encoder.parameters()}
@@ -152,6 +182,26 @@ class TrainingLoop(ABC, Generic[Network]):
             weight_decay=config.weight_decay,
             fused=True,
         )
+
+    def _enter(self, span: Span) -> None:
+        """Goes on with a phase; what the optimizer knows of weights that go on learning stays."""
+        if span.number == self.span.number:
+            return
+        self.span = span
+        self.dataset = self._create_dataset(self.dataset.source)
+        self._begin_phase()
+        known = self.optimizer.state
+        self.optimizer = self._create_optimizer()
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter in known:
+                    self.optimizer.state[parameter] = known[parameter]
+
+    def class_counts(self, task: str) -> Tensor:
+        """Returns the pixels of each class of a task on each photograph (N,C), counted once."""
+        if task not in self._counts:
+            self._counts[task] = count_classes(self.dataset.source, task)
+        return self._counts[task]
 
     def _precision(self) -> tuple[Callable[[], contextlib.AbstractContextManager[Any]], Any]:
         name = self.config.precision
@@ -182,38 +232,71 @@ class TrainingLoop(ABC, Generic[Network]):
                 bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
         return self.finish()
 
-    def _batches(self) -> Iterable[Sample]:
-        config = self.config
-        weights = sampling_weights(self.dataset, config.repeat_threshold, config.source_weights)
-        steps = range(self.step, config.steps)
-        sampler = StepSampler(weights, config.batch_size, steps, config.seed)
-        if config.device_data and steps:
-            data = DeviceData(self.dataset.source, config.model.tasks, self.device)
-            shared = SharedBatches(data, config, weights)
-            return (self.request(shared[step], step) for step in steps)
-        loader: DataLoader[Sample] = DataLoader(
-            self.dataset,
-            batch_sampler=sampler,
-            num_workers=config.workers,
-            collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
-        )
-        return loader
+    def _batches(self) -> Iterator[Sample]:
+        """Yields the batches of all phases; each must be trained on before the next is asked for."""
+        data: DeviceData | None = None
+        while self.step < self.config.steps:
+            self._enter(self.config.span_at(self.step))
+            config, steps = self.phase, range(self.step, self.span.end)
+            weights, draws = self._sampling()
+            sampler = StepSampler(weights, config.batch_size, steps, config.seed, draws)
+            if config.device_data:
+                data = data or DeviceData(self.dataset.source, config.model.tasks, self.device)
+                shared = SharedBatches(data, config, weights, draws)
+                yield from (self.request(shared[step], step) for step in steps)
+                continue
+            loader: DataLoader[Sample] = DataLoader(
+                self.dataset,
+                batch_sampler=sampler,
+                num_workers=config.workers,
+                collate_fn=collate,
+                pin_memory=self.device.type == "cuda",
+            )
+            yield from loader
+
+    def _sampling(self) -> tuple[Tensor, ClassDraws | None]:
+        """Returns how photographs are drawn in the present phase."""
+        config = self.phase
+        weights = sampling_weights(self.dataset, config.source_weights)
+        if not config.class_balance:
+            return weights, None
+        counts = self.class_counts("seg")
+        return weights, ClassDraws.create(config.class_balance, counts, weights)
+
+    def _open_log(self) -> RunLog:
+        """Opens the log; that of a new run begins with what the network will see of each class."""
+        log = RunLog(self.folder, self.step)
+        if self.step:
+            return log
+        weights, draws = self._sampling()
+        for task, counts in self._counts.items():
+            own = draws if task == "seg" else None
+            balance = Balance.compute(self.dataset.source, task, counts, weights, own)
+            balance.write(self.folder / f"balance-{task}.csv")
+            log.note(self.step, str(balance))
+        return log
+
+    def _note_phase(self, log: RunLog) -> None:
+        if self.config.phases:
+            changes = self.config.phases[self.span.number].to_dict()
+            named = ", ".join(f"{key} {value}" for key, value in changes.items() if key != "name")
+            number = f"{self.span.number + 1} of {len(self.config.phases)}"
+            log.note(self.step, f"phase {number}, {self.span.name}: {named}")
 
     def request(self, shared: SharedBatch, step: int) -> Sample:
         """Asks for tasks on a shared batch by the rule of this run."""
         generator = np.random.default_rng((self.config.seed, step, PALETTES))
-        shares = [self.config.task_shares.get(task, 1) for task in self.config.model.tasks]
+        shares = [self.phase.task_shares.get(task, 1) for task in self.config.model.tasks]
         weights = shared.labelled * torch.tensor(shares, device=shared.labelled.device)
         palette = shared.sample.palette
         if self.dataset.rule is not None:
             palette = batch_palettes(
                 self.dataset.rule, shared.sample, weights, generator, self.config.model.tasks
             )
-        if self.config.mosaic_share:
+        if self.phase.mosaic_share:
             mosaic = batch_palettes(R1, shared.sample, weights, generator, self.config.model.tasks)
             draws = torch.from_numpy(generator.random(len(palette))).to(palette.device)
-            chosen = draws < self.config.mosaic_share
+            chosen = draws < self.phase.mosaic_share
             palette = torch.where(chosen[:, None, None], mosaic, palette)
         return replace(shared.sample, palette=palette)
 
@@ -223,9 +306,13 @@ class TrainingLoop(ABC, Generic[Network]):
         Returns:
             Means of the losses, and images/s, every ``LOG_EVERY`` steps; nothing else.
         """
-        config = self.config
+        self._enter(self.config.span_at(self.step))
+        config = self.phase
+        opened = self._log is None
         if self._log is None:
-            self._log = RunLog(self.folder, self.step)
+            self._log = self._open_log()
+        if opened or self.step == self.span.start:
+            self._note_phase(self._log)
         started = time.monotonic()
         losses = self._train_step(sample.to(self.device))
         self.step += 1
@@ -234,7 +321,7 @@ class TrainingLoop(ABC, Generic[Network]):
         self.seconds += spent
         self._images, self._spent = self._images + config.batch_size, self._spent + spent
         shown = {}
-        last = self.step == config.steps
+        last = self.step == self.config.steps
         if self.step % LOG_EVERY == 0 or last:
             rate = self._images / self._spent
             means = self._log.write_losses(self.step, self.optimizer, rate)
@@ -254,8 +341,8 @@ class TrainingLoop(ABC, Generic[Network]):
         return model.eval()
 
     def _train_step(self, sample: Sample) -> dict[str, float]:
-        config = self.config
-        factor = learning_rate_at(self.step, config)
+        config = self.phase
+        factor = learning_rate_at(self.step - self.span.start, config)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * group["scale"] * factor
         # Statistics of norms serve old tasks too.
@@ -274,7 +361,7 @@ class TrainingLoop(ABC, Generic[Network]):
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
         if bool(torch.isfinite(norm)) or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -282,7 +369,7 @@ class TrainingLoop(ABC, Generic[Network]):
     @torch.no_grad()
     def _update_average(self) -> None:
         # Early on the average follows quickly, so that it forgets where training began.
-        decay = min(self.config.average, (self.step + 1) / (self.step + 10))
+        decay = min(self.phase.average, (self.step + 1) / (self.step + 10))
         for name, value in self.model.state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1 - decay)
@@ -292,7 +379,8 @@ class TrainingLoop(ABC, Generic[Network]):
     def _checkpoint(self, log: RunLog) -> None:
         weights = {k: v.contiguous().cpu() for k, v in self.average.items()}
         save_file(weights, self.folder / "last.safetensors")
-        if self.validate is not None:
+        # The full output of a network that learns at coarse strides means nothing yet.
+        if self.validate is not None and not self.phase.coarse:
             model = self._build(False)
             model.load_state_dict(weights)
             metrics = self.validate(model.to(self.device).eval())
@@ -319,22 +407,37 @@ class TrainingLoop(ABC, Generic[Network]):
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         # A run from before a field existed had the field's default.
-        theirs = TrainConfig.from_dict(state["config"]).to_dict()
-        ours = self.config.to_dict()
-        free = {"steps", "decay", "device", "workers", "validate_every", "validate_images", "cache"}
-        differ = [k for k in ours if k not in free and ours[k] != theirs[k]]
+        theirs = TrainConfig.from_dict(state["config"])
+        differ = _differences(self.config, theirs, state["step"])
         if differ:
             raise ValueError(
                 f"{self.folder} holds a run of another configuration (differs in "
                 f"{', '.join(differ)}); choose another folder or the same configuration."
             )
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        # The optimizer's state is that of the phase that the last step was in.
+        self._enter(self.config.span_at(self.step - 1))
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.auxiliary is not None:
             self.auxiliary.load_state_dict(state["auxiliary"])
+
+
+def _differences(ours: TrainConfig, theirs: TrainConfig, step: int) -> list[str]:
+    """Returns the fields in which a run of so many steps is not what it would be by ``ours``."""
+    differ: list[str] = []
+    begun = [span for span in theirs.spans if span.start < step]
+    for span in begun:
+        own = ours.span_at(span.start)
+        if own.start != span.start:
+            return ["phases"]
+        mine, other = own.config.to_dict(), span.config.to_dict()
+        differ += [k for k in mine if k not in FREE and mine[k] != other[k] and k not in differ]
+    if ours.span_at(step - 1).start != begun[-1].start:
+        return ["phases"]
+    return differ
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:

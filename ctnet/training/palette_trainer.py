@@ -36,18 +36,18 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
         rule = self.dataset.rule
         if rule is None or not rule.needs_labels:
             raise ValueError(f"rule {self.config.rule} makes palettes that no image can tell.")
-        self.class_weights = self._task_weights(rule) if self.config.class_power else None
+        self.rule = rule
+
+    def _begin_phase(self) -> None:
+        self.class_weights = self._task_weights(self.rule) if self.phase.class_power else None
 
     def _task_weights(self, rule: Rule) -> Tensor:
         table = torch.from_numpy(rule.table(self.model.tasks)).long()
+        pixels = self.class_counts("seg").sum(0)
         counts = torch.zeros(IGNORE + 1, dtype=torch.int64)
-        for index in range(len(self.dataset)):
-            classes = self.dataset.raw(index).get("seg")
-            if classes is not None:
-                ids = table[torch.from_numpy(classes).long().flatten()]
-                counts += torch.bincount(ids, minlength=IGNORE + 1)
+        counts.index_add_(0, table[: len(pixels)], pixels)
         counts = counts[: len(self.model.tasks)]
-        return balanced_class_weights(counts, self.config.class_power).to(self.device)
+        return balanced_class_weights(counts, self.phase.class_power).to(self.device)
 
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
         image = sample.image.contiguous(memory_format=torch.channels_last)
@@ -63,13 +63,13 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
 
 
 def palette_validator(config: TrainConfig) -> Callable[[PaletteNetwork], Mapping[str, float]]:
-    """Builds the measure of a run: ``score`` is the mIoU of the palettes on ``val``.
+    """Builds the measure of a run: ``score`` is the mIoU of the palettes.
 
     Raises:
         FileNotFoundError: If the data set is not there.
-        ValueError: If it has no split ``val``.
+        ValueError: If it has no split to validate on.
     """
-    source = open_source(config.layout, config.data, "val")
+    source = open_source(config.layout, config.data, config.splits[1])
     limit = config.validate_images or None
 
     def measure(network: PaletteNetwork) -> Mapping[str, float]:

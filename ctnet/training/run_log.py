@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 
 class RunLog:
     """Losses and metrics as CSV and, where the package is there, for TensorBoard.
 
     Args:
-        folder: Where ``losses.csv``, ``metrics.csv`` and the event files go.
+        folder: Where ``losses.csv``, ``metrics.csv``, ``log.txt`` and the event files go.
         step: Rows after this step, left from an interrupted run, are dropped.
     """
 
@@ -50,6 +52,12 @@ class RunLog:
     def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the figures of a validation."""
         self._write("metrics.csv", step, metrics)
+
+    def note(self, step: int, text: str) -> None:
+        """Writes a line or more to ``log.txt``, and to the screen above the progress bar."""
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"step {step}: {text}\n")
+        tqdm.write(f"step {step}: {text}", file=sys.stderr)
 
     def _write(self, name: str, step: int, values: Mapping[str, float]) -> None:
         with (self.folder / name).open("a", newline="") as file:

@@ -28,8 +28,22 @@ class Trainer(TrainingLoop[CompositeModel]):
         return build(self.config.model, pretrained_encoder)
 
     def _prepare(self, heads: State | None) -> AuxiliaryHeads | None:
-        config = self.config
-        self.loss = CompositeLoss(
+        self.loss = self._create_loss()
+        if not any(span.config.auxiliary for span in self.config.spans):
+            return None
+        auxiliary = AuxiliaryHeads(self.model, self.loss)
+        if heads is not None:
+            auxiliary.start_from(heads)
+        return auxiliary.to(self.device)
+
+    def _begin_phase(self) -> None:
+        self.loss = self._create_loss()
+        if self.auxiliary is not None:
+            self.auxiliary.loss = self.loss
+
+    def _create_loss(self) -> CompositeLoss:
+        config = self.phase
+        return CompositeLoss(
             config.model.tasks,
             config.loss_weights,
             config.focal_gamma,
@@ -39,33 +53,18 @@ class Trainer(TrainingLoop[CompositeModel]):
             config.model.anchors,
             config.angular,
         )
-        if not config.auxiliary:
-            return None
-        auxiliary = AuxiliaryHeads(self.model, self.loss)
-        if heads is not None:
-            auxiliary.start_from(heads)
-        return auxiliary.to(self.device)
 
     def _class_weights(self) -> dict[str, Tensor]:
-        if not self.config.class_power:
+        if not self.phase.class_power:
             return {}
-        found = {}
-        for name in self.config.model.tasks:
-            task = get_task(name)
-            if task.kind != "classes":
-                continue
-            counts = torch.zeros(256, dtype=torch.int64)
-            for index in range(len(self.dataset)):
-                label = self.dataset.raw(index).get(name)
-                if label is not None:
-                    counts += torch.bincount(torch.from_numpy(label).flatten(), minlength=256)
-            found[name] = balanced_class_weights(
-                counts[: len(task.classes)], self.config.class_power
-            )
-        return found
+        return {
+            name: balanced_class_weights(self.class_counts(name).sum(0), self.phase.class_power)
+            for name in self.config.model.tasks
+            if get_task(name).kind == "classes"
+        }
 
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
-        coarse = self.step < self.config.coarse_steps
+        coarse = self.phase.coarse
         if self.auxiliary is not None:
             self.auxiliary.set_coarse(coarse)
         image = sample.image.contiguous(memory_format=torch.channels_last)
@@ -89,10 +88,10 @@ class Trainer(TrainingLoop[CompositeModel]):
     ) -> tuple[Tensor, dict[str, float]]:
         with self.autocast():
             composite = self.model.decode(features, sample.palette)
-        if self.auxiliary is None:
+        if self.auxiliary is None or not self.phase.auxiliary:
             return self.loss(composite, sample)
         result = self.auxiliary(sample)
-        extra = self.config.auxiliary * result.total
+        extra = self.phase.auxiliary * result.total
         if coarse:
             return extra, result.losses
         loss, parts = self.loss(composite, sample, result.guides)

@@ -50,6 +50,35 @@ def _flip_normals(label: Tensor) -> Tensor:
     return wrapped
 
 
+class AroundFocus:
+    """Cuts a sample to the part in which every crop holds a pixel that is drawn from ``focus``.
+
+    Args:
+        size: Side of the crops in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Takes ``focus`` (1,H,W), 1 where a pixel may be drawn, off the sample and cuts the rest.
+
+        Without it, or without a pixel in it, the sample stays whole.
+        """
+        focus = sample.get("focus")
+        if focus is None:
+            return sample
+        sample = {name: value for name, value in sample.items() if name != "focus"}
+        pixels = focus[0].nonzero()
+        if not len(pixels):
+            return sample
+        y, x = pixels[int(torch.randint(len(pixels), ()))].tolist()
+        top, left = max(0, y - self.size + 1), max(0, x - self.size + 1)
+        height = min(focus.shape[1], y + self.size) - top
+        width = min(focus.shape[2], x + self.size) - left
+        return {name: TF.crop(v, top, left, height, width) for name, v in sample.items()}
+
+
 def training_transform(
     size: int, scale: tuple[float, float], long_side: int = 320
 ) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -62,11 +91,13 @@ def training_transform(
 
     Returns:
         A function from named tensors (uint8) to named tensors of the crop's size. Where the crop
-        reaches past the image, nothing is labelled: class maps hold 255, ``valid`` holds 0.
+        reaches past the image, nothing is labelled: class maps hold 255, ``valid`` holds 0. A
+        tensor ``focus`` says which pixels the crop shall hold one of (:class:`AroundFocus`).
     """
     transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] = v2.Compose(
         [
             v2.ScaleJitter((long_side, long_side), scale_range=scale, antialias=True),
+            AroundFocus(size),
             v2.RandomCrop(
                 size,
                 pad_if_needed=True,

@@ -61,3 +61,40 @@ class CachedSource(WrappedSource):
         if index not in self._loaded:
             self._loaded[index] = super().load(index)
         return self._loaded[index]
+
+
+class SubsetSource(WrappedSource):
+    """Some of the photographs of a label source.
+
+    Args:
+        source: All of them.
+        indices: Which ones.
+        split: What they are called.
+    """
+
+    def __init__(self, source: LabelSource, indices: Sequence[int], split: str) -> None:
+        super().__init__(source)
+        self.split = split
+        self._indices = list(indices)
+        self._ids = [source.ids[index] for index in self._indices]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images."""
+        return self._ids
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Reads an image and its labels."""
+        return super().load(self._indices[index])
+
+    def origin(self, index: int) -> str:
+        """Returns the name of the source that an image is from."""
+        return super().origin(self._indices[index])
+
+    def kind(self, index: int, task: str) -> str:
+        """Returns the kind of a label, empty where there is none."""
+        return super().kind(self._indices[index], task)
+
+    def annotators(self, index: int) -> list[np.ndarray] | None:
+        """Returns the boundaries that each human drew, where they are known."""
+        return super().annotators(self._indices[index])

@@ -16,6 +16,7 @@ from ctnet.training.datasets import CompositeDataset, LabelSource, open_source, 
 from ctnet.training.device_data import DeviceData, SharedBatches
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
+from ctnet.training.sampling import ClassDraws
 from ctnet.training.trainer import Trainer
 from ctnet.training.wrapped import CachedSource
 from ctnet.zoo.checkpoint import save_checkpoint
@@ -27,8 +28,8 @@ GROUPS = (
 )
 """Networks that train side by side, most wanted first; a later group may start from an earlier."""
 
-SHARED = ("data", "layout", "size", "scale", "batch_size", "seed", "source_weights",
-          "repeat_threshold", "device")  # fmt: skip
+SHARED = ("data", "layout", "held_out", "size", "scale", "batch_size", "seed", "source_weights",
+          "class_balance", "device")  # fmt: skip
 """Fields that runs side by side have in common."""
 
 
@@ -81,14 +82,16 @@ def train_zoo(
         if not configs:
             continue
         first = configs[0]
-        source = source or CachedSource(open_source(first.layout, first.data, "train"))
+        source = source or CachedSource(open_source(first.layout, first.data, first.splits[0]))
         loops = [create_loop(config, out / config.name, source) for config in configs]
         if any(loop.step < loop.config.steps for loop in loops):
             data = data or DeviceData(source, first.model.tasks, pick_device(first.device))
-            weights = sampling_weights(
-                CompositeDataset(source, None), first.repeat_threshold, first.source_weights
-            )
-            train_side_by_side(loops, SharedBatches(data, first, weights))
+            weights = sampling_weights(CompositeDataset(source, None), first.source_weights)
+            draws = None
+            if first.class_balance:
+                counts = loops[0].class_counts("seg")
+                draws = ClassDraws.create(first.class_balance, counts, weights)
+            train_side_by_side(loops, SharedBatches(data, first, weights, draws))
         for loop in loops:
             folder = out / loop.config.name / "checkpoint"
             yield loop.config.name, save_checkpoint(loop.finish(), folder)
@@ -110,8 +113,11 @@ def train_side_by_side(loops: Sequence[TrainingLoop[Any]], batches: SharedBatche
         batches: The batches by step.
 
     Raises:
-        ValueError: If the runs differ in what they share.
+        ValueError: If the runs differ in what they share, or have phases.
     """
+    for loop in loops:
+        if loop.config.phases:
+            raise ValueError(f"runs side by side have no phases; {loop.config.name} has some.")
     for name in SHARED:
         values = {repr(getattr(loop.config, name)) for loop in loops}
         if len(values) > 1:

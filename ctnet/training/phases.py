@@ -1,0 +1,108 @@
+"""Phases: parts of one training run that differ in crop size, rates, sampling or loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from ctnet.tasks import nearest
+
+if TYPE_CHECKING:
+    from ctnet.training.config import TrainConfig
+
+PHASE_FIELDS = (
+    "size", "scale", "batch_size", "learning_rate", "encoder_rate", "weight_decay", "warmup",
+    "decay", "clip", "average", "frozen_stages", "frozen_statistics", "coarse", "loss_weights",
+    "focal_gamma", "sharpness", "guidance", "angular", "auxiliary", "class_power",
+    "class_balance", "source_weights", "task_shares", "mosaic_share", "validate_every",
+)  # fmt: skip
+"""Fields of :class:`~.config.TrainConfig` that a phase may change."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Part of a training run.
+
+    Attributes:
+        steps: Its length.
+        name: What the log calls it.
+        changes: Fields of the run that differ in it, among :data:`PHASE_FIELDS`. A table such as
+            ``loss_weights`` replaces the run's whole table.
+    """
+
+    steps: int
+    name: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"steps of a phase are a whole number above 0; got {self.steps!r}.")
+        if not isinstance(self.name, str):
+            raise ValueError(f"name of a phase must be text; got {self.name!r}.")
+        for key in self.changes:
+            if key not in PHASE_FIELDS:
+                allowed = nearest(key, ("steps", "name", *PHASE_FIELDS))
+                raise ValueError(f"a phase cannot change {key!r}{allowed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the phase as one table, the way a recipe writes it."""
+        name = {"name": self.name} if self.name else {}
+        return {"steps": self.steps, **name, **self.changes}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Phase:
+        """Reads a phase from one table.
+
+        Raises:
+            ValueError: If it is no table, has no ``steps``, or changes what a phase cannot change.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"phases are tables ([[phases]]); got {values!r:.200}.")
+        if "steps" not in values:
+            raise ValueError("every phase needs its steps.")
+        changes = {key: value for key, value in values.items() if key not in ("steps", "name")}
+        return cls(values["steps"], values.get("name", ""), changes)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phase in its place in the run.
+
+    Attributes:
+        number: Which one it is, from 0.
+        name: What the log calls it.
+        start: The run's first step in it.
+        config: What holds in it, a run without phases that has the phase's steps.
+    """
+
+    number: int
+    name: str
+    start: int
+    config: TrainConfig
+
+    @property
+    def end(self) -> int:
+        """The run's first step after it."""
+        return self.start + self.config.steps
+
+
+def stretch(phases: Sequence[Phase], steps: int) -> tuple[Phase, ...]:
+    """Makes phases longer or shorter in proportion, so that they have so many steps in all.
+
+    Raises:
+        ValueError: If a phase would have no step left.
+    """
+    whole = sum(phase.steps for phase in phases)
+    ends = [round(steps * end / whole) for end in accumulate(phase.steps for phase in phases)]
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    if min(lengths) < 1:
+        raise ValueError(
+            f"{steps} steps are too few for {len(phases)} phases of "
+            f"{', '.join(str(phase.steps) for phase in phases)}."
+        )
+    return tuple(
+        Phase(length, phase.name, phase.changes)
+        for length, phase in zip(lengths, phases, strict=True)
+    )
