@@ -537,7 +537,7 @@ def test_step_sampler_depends_on_the_step_alone() -> None:
     assert whole != list(StepSampler(weights, 3, range(60), seed=8))
     assert len(StepSampler(weights, 3, range(20, 60), seed=7)) == 40
     for batch in whole:
-        indices = [draw.index for draw in batch]
+        indices = [draw.image for draw in batch]
         assert len(set(indices)) == 3
         assert 3 not in indices
     assert len({draw.seed for batch in whole for draw in batch}) == 180

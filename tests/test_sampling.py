@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ctnet.tasks import VOC_CLASSES
+from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import (
     CompositeDataset,
@@ -35,17 +35,7 @@ COMMON, RARE = 57, 3
 def source(tmp_path_factory: pytest.TempPathFactory) -> LabelSource:
     """60 photographs: a dog on most, a small bus on three, of which two are from ``caltech``."""
     root = tmp_path_factory.mktemp("photographs")
-    columns = [
-        "id",
-        "split",
-        "source",
-        "annotators",
-        "seg",
-        "parts",
-        "edges",
-        "saliency",
-        "normals",
-    ]
+    columns = ["id", "split", "source", "annotators", *DEFAULT_TASKS]
     with (root / "index.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
@@ -89,9 +79,9 @@ def test_drawn_classes_come_equally_often(source: LabelSource) -> None:
     focus = Counter(draw.focus for draw in drawn)
     assert focus[255] / 4000 == pytest.approx(0.5, abs=0.03)
     assert focus[BUS] / 4000 == pytest.approx(0.25, abs=0.03)
-    assert all(draw.index >= COMMON for draw in drawn if draw.focus == BUS)
-    assert all(draw.index < COMMON for draw in drawn if draw.focus == DOG)
-    buses = sum(draw.index >= COMMON for draw in drawn) / 4000
+    assert all(draw.image >= COMMON for draw in drawn if draw.focus == BUS)
+    assert all(draw.image < COMMON for draw in drawn if draw.focus == DOG)
+    buses = sum(draw.image >= COMMON for draw in drawn) / 4000
     assert buses == pytest.approx(0.5 * RARE / (COMMON + RARE) + 0.25, abs=0.03)
     resumed = [d for batch in StepSampler(weights, 8, range(200, 500), 3, draws) for d in batch]
     assert resumed == drawn[1600:]
@@ -104,7 +94,7 @@ def test_drawn_classes_come_equally_often(source: LabelSource) -> None:
 def test_sources_are_limited_where_they_are_drawn_less_often(source: LabelSource) -> None:
     weights, draws = plan(source, 1.0, caltech=0.25)
     drawn = [d for batch in StepSampler(weights, 8, range(400), 0, draws) for d in batch]
-    buses = Counter(draw.index for draw in drawn if draw.focus == BUS)
+    buses = Counter(draw.image for draw in drawn if draw.focus == BUS)
     # One photograph from voc beside two at a quarter of its weight.
     assert buses[COMMON] / buses.total() == pytest.approx(1 / 1.5, abs=0.04)
     _, often = plan(source, 1.0, caltech=5.0)
@@ -115,7 +105,7 @@ def test_the_balance_of_the_log_is_that_of_the_draws(source: LabelSource) -> Non
     weights, draws = plan(source, 0.4, caltech=0.5)
     counts = count_classes(source, "seg")
     balance = Balance.compute(source, "seg", counts, weights, draws)
-    drawn = [d.index for batch in StepSampler(weights, 6, range(1500), 1, draws) for d in batch]
+    drawn = [d.image for batch in StepSampler(weights, 6, range(1500), 1, draws) for d in batch]
     maps = [source.load(index)["seg"] for index in range(COMMON + RARE)]
     seen = np.bincount(drawn, minlength=COMMON + RARE)
     for when, times in ((0, np.ones(COMMON + RARE)), (1, seen)):
@@ -123,7 +113,8 @@ def test_the_balance_of_the_log_is_that_of_the_draws(source: LabelSource) -> Non
             has = np.array([(seg == number).sum() >= 100 for seg in maps])
             share = float((times * has).sum() / times.sum())
             assert balance.photographs[when, number] == pytest.approx(share, abs=0.02)
-        pixels = sum(t * np.bincount(m.ravel(), minlength=256) for t, m in zip(times, maps))
+        counts_by_hand = [np.bincount(seg.ravel(), minlength=256) for seg in maps]
+        pixels = sum(t * found for t, found in zip(times, counts_by_hand, strict=True))
         np.testing.assert_allclose(balance.pixels[when], pixels[:21] / pixels[:21].sum(), atol=0.01)
         caltech = times[COMMON + 1 :].sum() / times.sum()
         assert balance.sources["caltech"][when] == pytest.approx(caltech, abs=0.02)
@@ -201,17 +192,7 @@ NAMES = [f"photo_{number}" for number in range(200)]
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 photographs of nothing."""
     root = tmp_path_factory.mktemp("many")
-    columns = [
-        "id",
-        "split",
-        "source",
-        "annotators",
-        "seg",
-        "parts",
-        "edges",
-        "saliency",
-        "normals",
-    ]
+    columns = ["id", "split", "source", "annotators", *DEFAULT_TASKS]
     with (root / "index.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
@@ -258,5 +239,5 @@ def test_too_few_photographs_to_hold_some_out(
     tmp_path: Path, write_photographs: Callable[..., Path]
 ) -> None:
     root = write_photographs(tmp_path, splits=("train",) * 2)
-    with pytest.raises(ValueError, match="none of the 2 photographs .* is held-out: too few"):
+    with pytest.raises(ValueError, match=r"none of the 2 photographs .* is held-out: too few"):
         open_source("compositemt", root, "held-out")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -31,27 +32,6 @@ from ctnet.training.trainer import Trainer
 
 DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)
 MODEL = ModelConfig("ctn", "tiny", DECODER)
-
-
-class TinyEncoder(nn.Module):
-    """Five strided convolutions under the contract of the real encoders."""
-
-    channels = (4, 5, 6, 7, 8)
-    mean = (0.5, 0.5, 0.5)
-    std = (0.25, 0.25, 0.25)
-
-    def __init__(self) -> None:
-        super().__init__()
-        for number, (inputs, outputs) in enumerate(itertools.pairwise((3, *self.channels))):
-            conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-            self.add_module(f"stage{number}", nn.Sequential(conv, nn.BatchNorm2d(outputs)))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features = []
-        for stage in self.children():
-            x = stage(x).relu()
-            features.append(x)
-        return features
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.config import RECIPES, TrainConfig
 from ctnet.training.datasets import CompositeDataset, open_source, sampling_weights
 from ctnet.training.device_data import DeviceData, SharedBatches
-from ctnet.training.phases import Phase
 from ctnet.training.sampling import ClassDraws, count_classes
 from ctnet.training.trainer import Trainer
 from ctnet.training.zoo_trainer import GROUPS, create_loop, train_side_by_side, train_zoo

@@ -150,12 +150,12 @@ class Draw(NamedTuple):
     """A sample that was drawn: the same draw gives the same sample.
 
     Attributes:
-        index: The photograph.
+        image: Index of the photograph.
         seed: Of augmentation and palette.
         focus: Class in ``seg`` that the crop shall hold some of; 255 for none.
     """
 
-    index: int
+    image: int
     seed: int
     focus: int = IGNORE
 

@@ -323,10 +323,10 @@ class SharedBatches:
         steps = range(step, step + 1)
         sampler = StepSampler(self.weights, config.batch_size, steps, config.seed, self.draws)
         drawn = next(iter(sampler))
-        indices = [draw.index for draw in drawn]
+        indices = [draw.image for draw in drawn]
         generator = np.random.default_rng((config.seed, step, CROPS))
         focus = {
-            number: self.data.pixel_of(draw.index, draw.focus, generator)
+            number: self.data.pixel_of(draw.image, draw.focus, generator)
             for number, draw in enumerate(drawn)
             if draw.focus != IGNORE
         }

@@ -1,8 +1,8 @@
 """A fixed twentieth of the photographs that a network learns from, to choose checkpoints by.
 
-A checkpoint that is chosen on ``val`` is a little better there than anywhere else. So a run may keep
-a part of ``train`` for the choice: the photographs whose names hash to it, which are the same on
-every machine, in every layout, and however many photographs are added.
+A checkpoint that is chosen on ``val`` is a little better there than anywhere else. So a run may
+keep a part of ``train`` for the choice: the photographs whose names hash to it, which are the same
+on every machine, in every layout, and however many photographs are added.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ class TrainingLoop(ABC, Generic[Network]):
         return self.finish()
 
     def _batches(self) -> Iterator[Sample]:
-        """Yields the batches of all phases; each must be trained on before the next is asked for."""
+        """Yields the batches of all phases; train on each before you ask for the next."""
         data: DeviceData | None = None
         while self.step < self.config.steps:
             self._enter(self.config.span_at(self.step))
@@ -270,8 +270,7 @@ class TrainingLoop(ABC, Generic[Network]):
             return log
         weights, draws = self._sampling()
         for task, counts in self._counts.items():
-            own = draws if task == "seg" else None
-            balance = Balance.compute(self.dataset.source, task, counts, weights, own)
+            balance = Balance.compute(self.dataset.source, task, counts, weights, draws)
             balance.write(self.folder / f"balance-{task}.csv")
             log.note(self.step, str(balance))
         return log

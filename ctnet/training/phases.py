@@ -92,17 +92,17 @@ def stretch(phases: Sequence[Phase], steps: int) -> tuple[Phase, ...]:
     """Makes phases longer or shorter in proportion, so that they have so many steps in all.
 
     Raises:
-        ValueError: If a phase would have no step left.
+        ValueError: If there are fewer steps than phases.
     """
+    if steps < len(phases):
+        raise ValueError(f"{steps} steps are too few for {len(phases)} phases.")
     whole = sum(phase.steps for phase in phases)
     ends = [round(steps * end / whole) for end in accumulate(phase.steps for phase in phases)]
-    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    if min(lengths) < 1:
-        raise ValueError(
-            f"{steps} steps are too few for {len(phases)} phases of "
-            f"{', '.join(str(phase.steps) for phase in phases)}."
-        )
-    return tuple(
-        Phase(length, phase.name, phase.changes)
-        for length, phase in zip(lengths, phases, strict=True)
-    )
+    found: list[Phase] = []
+    start = 0
+    for number, (phase, end) in enumerate(zip(phases, ends, strict=True), start=1):
+        # Each has a step at least, and leaves one for each that follows.
+        end = min(max(end, start + 1), steps - len(phases) + number)
+        found.append(Phase(end - start, phase.name, phase.changes))
+        start = end
+    return tuple(found)
