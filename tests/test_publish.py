@@ -13,6 +13,7 @@ from ctnet.networks.config import ModelConfig
 from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.training.config import TrainConfig
+from ctnet.training.phases import Phase
 from ctnet.zoo.checkpoint import file_info, save_checkpoint
 from ctnet.zoo.manifest import read_manifest
 from ctnet.zoo.publish import Run, export_run, main, refresh, register
@@ -138,6 +139,21 @@ def test_a_run_in_parts_counts_them_all(run, tmp_path):
     training = Run(run.folder, "two cores", earlier=(first, first)).training()
     assert training["steps"] == "200 × 4 crops of 192 px, then 12 × 10 crops of 256 px"
     assert training["seconds"] == 44 and training["start"] == "ImageNet encoder"
+
+
+def test_phases_of_a_run_are_told_apart(run):
+    phases = (Phase(5, changes={"auxiliary": 1.0, "coarse": True}), Phase(4), Phase(9),
+              Phase(50, changes={"size": 288}), Phase(2))  # fmt: skip
+    config = TrainConfig("mine", held_out=True, steps=70, phases=phases)
+    (run.folder / "run.json").write_text(
+        json.dumps({"config": config.to_dict(), "step": 38, "seconds": 5})
+    )
+    training = run.training()
+    assert training["steps"] == (
+        "5 × 10 crops of 256 px at stride 4, then 13 × 10 crops of 256 px, then 20 × 10 crops of "
+        "288 px"
+    )
+    assert training["split"] == "train, less the twentieth that chose the weights"
 
 
 def test_palette_networks_are_published_too(tmp_path):

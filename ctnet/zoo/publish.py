@@ -84,13 +84,16 @@ class Run:
         configs = [TrainConfig.from_dict(run["config"]) for run in runs]
         start = configs[0]
         facts = {
-            "split": "train",
+            "split": "train, less the twentieth that chose the weights"
+            if start.held_out
+            else "train",
             "steps": ", then ".join(
                 f"{sum(steps for _, steps in parts)} × {batch}"
                 for batch, parts in groupby(
                     (
-                        (f"{config.batch_size} crops of {config.size} px", run["step"])
+                        part
                         for run, config in zip(runs, configs, strict=True)
+                        for part in _crops(config, run["step"])
                     ),
                     key=itemgetter(0),
                 )
@@ -106,6 +109,19 @@ class Run:
             names = f"{', '.join(first)} and {last}" if first else last
             facts["weights"] = f"mean of the ends of {names}"
         return facts | ({"note": self.note} if self.note else {})
+
+
+def _crops(config: TrainConfig, steps: int) -> list[tuple[str, int]]:
+    """Returns what a batch was in each phase of a run of so many steps, and for how many."""
+    return [
+        (
+            f"{phase.batch_size} crops of {phase.size} px{' at stride 4' * phase.coarse}",
+            min(steps, span.end) - span.start,
+        )
+        for span in config.spans
+        for phase in (span.config,)
+        if span.start < steps
+    ]
 
 
 def _facts(folder: Path) -> dict[str, Any]:
