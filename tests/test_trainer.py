@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import json
 import sys
@@ -20,11 +21,13 @@ from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ctnet.evaluation.validation import validator
 from ctnet.networks import composite
 from ctnet.networks.composite import CompositeModel, build
 from ctnet.networks.config import ModelConfig
 from ctnet.networks.decoder import DecoderConfig
 from ctnet.training import loop
+from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.config import RECIPES, TrainConfig
 from ctnet.training.loop import learning_rate_at
 from ctnet.training.phases import Phase
@@ -431,6 +434,34 @@ def test_tensorboard_keeps_every_step_once(
     board.Reload()
     for tag in ("metrics/score", "losses/learning_rate"):
         assert [event.step for event in board.Scalars(tag)] == [1, 2, 3, 4]
+
+
+def test_held_out_photographs_choose_and_never_train(
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_photographs: Callable[..., Path],
+) -> None:
+    root = write_photographs(tmp_path, splits=("train",) * 40)
+    hashes = {f"voc_{n}": hashlib.sha256(f"voc_{n}".encode()).hexdigest() for n in range(40)}
+    held_out = {name for name, digits in hashes.items() if int(digits[:8], 16) % 20 == 0}
+    read: list[str] = []
+    load = CompositeMTMini.load
+
+    def reading(self: CompositeMTMini, index: int) -> dict[str, np.ndarray]:
+        read.append(self.ids[index])
+        return load(self, index)
+
+    monkeypatch.setattr(CompositeMTMini, "load", reading)
+    config = replace(config, data=str(root), held_out=True, steps=8, batch_size=10, cache=False)
+    # All of a class's photographs can be drawn for it; its pixels are counted.
+    config = replace(config, class_balance=0.5, class_power=0.3, validate_every=100)
+    Trainer(config, tmp_path / "run").train()
+    assert len(set(read)) > 30
+    assert held_out and not held_out & set(read)
+    read.clear()
+    score = validator(config)(build(MODEL).eval())["score"]
+    assert set(read) == held_out and 0 <= score <= 100
 
 
 def test_batches_larger_than_the_data(config: TrainConfig, tmp_path: Path) -> None:
