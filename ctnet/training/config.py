@@ -12,6 +12,7 @@ from ctnet.networks.config import ModelConfig
 from ctnet.rules import read_mapping
 from ctnet.tasks import TASKS, nearest
 from ctnet.training.losses import PAPER_WEIGHTS
+from ctnet.training.teacher import Teacher
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -47,6 +48,10 @@ class TrainConfig:
             rule file, or ``S``: every task everywhere, one after the other.
         data: Folder of the data set.
         layout: Layout of that folder: ``compositemt`` or ``pascal-mt``.
+        teacher: Where a teacher's class maps stand in for ``seg`` in training: ``none``,
+            ``missing`` (photographs without a class map), or ``everywhere`` (also the unlabeled
+            pixels of the others); see :class:`ctnet.training.teacher.TeacherSource`. Only
+            ``compositemt`` has them.
         init: Weights to start from: a zoo name, a safetensors file, or the folder of a run, which
             has auxiliary heads too; None trains from scratch.
         pretrained_encoder: Start the encoder from ImageNet weights.
@@ -100,6 +105,7 @@ class TrainConfig:
     rule: str = "R1"
     data: str = "~/data/compositemt"
     layout: Layout = "compositemt"
+    teacher: Teacher = "none"
     init: str | None = None
     pretrained_encoder: bool = True
     encoder_weights: str | None = None
@@ -147,7 +153,10 @@ class TrainConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}.")
-        for name, choices in (("layout", get_args(Layout)), ("precision", get_args(Precision))):
+        for name, allowed_type in (
+            ("layout", Layout), ("teacher", Teacher), ("precision", Precision)
+        ):  # fmt: skip
+            choices = get_args(allowed_type)
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}{nearest(getattr(self, name), choices)}"

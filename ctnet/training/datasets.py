@@ -18,6 +18,7 @@ from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
 from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.derived import DERIVATIONS, DerivedLabels
 from ctnet.training.pascal_mt import PascalMT
+from ctnet.training.teacher import Teacher, TeacherSource
 from ctnet.training.transforms import Normals, Strength, Validity, as_training_tensors
 from ctnet.training.wrapped import CachedSource
 
@@ -117,7 +118,11 @@ SOURCES: Mapping[str, Callable[[str | Path, str], LabelSource]] = {
 
 
 def open_source(
-    layout: str, root: str | Path, split: str, tasks: Sequence[str] = DEFAULT_TASKS
+    layout: str,
+    root: str | Path,
+    split: str,
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    teacher: Teacher = "none",
 ) -> LabelSource:
     """Opens a data set.
 
@@ -127,14 +132,20 @@ def open_source(
         split: ``train`` or ``val``.
         tasks: Names of the tasks that are wanted; those of :mod:`ctnet.training.derived` are made
             from the labels that there are.
+        teacher: Where a teacher's class maps fill in for ``seg``, on the train split alone; see
+            :class:`~.teacher.TeacherSource`.
 
     Raises:
-        FileNotFoundError: If the folder does not hold that data set.
-        ValueError: If the layout or the split is unknown, or nothing is left of it.
+        FileNotFoundError: If the folder does not hold that data set, or a teacher's class map is
+            missing.
+        ValueError: If the layout or the split is unknown, nothing is left of it, or it can have no
+            teacher.
     """
     if layout not in SOURCES:
         raise ValueError(f"unknown layout {layout!r}{nearest(layout, SOURCES)}")
     source = SOURCES[layout](root, split)
+    if teacher != "none":
+        source = TeacherSource(source, teacher)
     for task in tasks:
         if task in DERIVATIONS:
             source = DerivedLabels(source, DERIVATIONS[task])

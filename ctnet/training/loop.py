@@ -88,7 +88,8 @@ class TrainingLoop(ABC, Generic[Network]):
         self.model = self._create_model(weights)
         self.average = _copy_state(self.model)
         self.dataset = CompositeDataset(
-            source or open_source(config.layout, config.data, "train", config.model.tasks),
+            source
+            or open_source(config.layout, config.data, "train", config.model.tasks, config.teacher),
             None if config.rule == S else get_rule(config.rule, config.model.tasks),
             config.model.tasks,
             training_transform(config.size, config.scale),

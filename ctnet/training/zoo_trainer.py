@@ -27,7 +27,7 @@ GROUPS = (
 )
 """Networks that train side by side, most wanted first; a later group may start from an earlier."""
 
-SHARED = ("data", "layout", "size", "scale", "batch_size", "seed", "source_weights",
+SHARED = ("data", "layout", "teacher", "size", "scale", "batch_size", "seed", "source_weights",
           "repeat_threshold", "device")  # fmt: skip
 """Fields that runs side by side have in common."""
 
@@ -81,7 +81,9 @@ def train_zoo(
         if not configs:
             continue
         first = configs[0]
-        source = source or CachedSource(open_source(first.layout, first.data, "train"))
+        source = source or CachedSource(
+            open_source(first.layout, first.data, "train", teacher=first.teacher)
+        )
         loops = [create_loop(config, out / config.name, source) for config in configs]
         if any(loop.step < loop.config.steps for loop in loops):
             data = data or DeviceData(source, first.model.tasks, pick_device(first.device))
