@@ -161,6 +161,16 @@ def test_only_files_that_are_needed_must_be_there(root: Path) -> None:
     np.testing.assert_array_equal(source.load(LABELED)["seg"], OWN)
 
 
+def test_class_maps_that_are_distilled_need_no_file(root: Path) -> None:
+    index = root / "index.csv"
+    index.write_text(index.read_text().replace("a,train,voc,,true", "a,train,inet,,distilled"))
+    (root / "a.segteacher.png").unlink()
+    source = open_source("compositemt", root, "train", teacher="everywhere")
+    np.testing.assert_array_equal(source.load(LABELED)["seg"], OWN)
+    np.testing.assert_array_equal(source.load(BARE)["seg"], TEACHER)
+    assert source.kind(LABELED, "seg") == "distilled" and source.origin(LABELED) == "inet"
+
+
 def test_bad_teachers_are_refused(root: Path, tmp_path: Path) -> None:
     source = CompositeMTMini(root, "train")
     with pytest.raises(ValueError, match="unknown use of a teacher 'all'"):

@@ -30,12 +30,13 @@ class TeacherSource(WrappedSource):
         source: The train split of CompositeMT-mini, ``teacher-seg.tar`` unpacked beside it.
         use: ``missing`` fills photographs without a class map; ``everywhere`` also fills the pixels
             of class maps that are not labeled (255), such as the borders of objects and what a
-            data set has no class for.
+            data set has no class for. Class maps that are distilled already need no teacher's
+            file: ``inet`` and ``coco5`` have none.
 
     Raises:
         ValueError: If the split is not ``train``, the data set has no teacher, or ``use`` is
             unknown.
-        FileNotFoundError: If the teacher's file of a photograph is missing.
+        FileNotFoundError: If the teacher's file of any other photograph is missing.
     """
 
     def __init__(self, source: LabelSource, use: Teacher = "missing") -> None:
@@ -49,11 +50,17 @@ class TeacherSource(WrappedSource):
                 f"a teacher's labels are for training alone; got the split {source.split!r}."
             )
         self._photographs = source
-        self._use = use
-        files = [
-            source.teacher_file(index) for index in range(len(source.ids)) if self._fills(index)
+        self._filled_at = {
+            index
+            for index in range(len(source.ids))
+            if use == "everywhere" or not source.kind(index, TASK)
+        }
+        files = {index: source.teacher_file(index) for index in sorted(self._filled_at)}
+        lacking = {index for index, path in files.items() if not path.is_file()}
+        self._filled_at -= lacking
+        missing = [
+            files[index] for index in sorted(lacking) if source.kind(index, TASK) != "distilled"
         ]
-        missing = [path for path in files if not path.is_file()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise FileNotFoundError(
@@ -68,22 +75,19 @@ class TeacherSource(WrappedSource):
             ValueError: If the teacher's class map is not of the photograph's size.
         """
         found = super().load(index)
-        if self._fills(index):
+        if index in self._filled_at:
             found[TASK] = self._filled(index, found)
         return found
 
     def kind(self, index: int, task: str) -> str:
         """Returns the kind of a label: ``distilled`` wherever the teacher may have a part in it."""
-        if task == TASK and self._fills(index):
+        if task == TASK and index in self._filled_at:
             return "distilled"
         return super().kind(index, task)
 
     def own_label(self, index: int, task: str) -> np.ndarray | None:
         """Reads a label as it is without the teacher, None where there is none."""
         return self._photographs.label(index, task)
-
-    def _fills(self, index: int) -> bool:
-        return self._use == "everywhere" or not self._photographs.kind(index, TASK)
 
     def _filled(self, index: int, found: dict[str, np.ndarray]) -> np.ndarray:
         classes = self._photographs.teacher(index)
@@ -93,3 +97,12 @@ class TeacherSource(WrappedSource):
             raise ValueError(f"{path} is {classes.shape}, its photograph {size}.")
         own = found.get(TASK)
         return classes if own is None else np.where(own == IGNORE, classes, own)
+
+
+def find_teacher(source: LabelSource) -> TeacherSource | None:
+    """Finds the teacher among the layers of a source, None where it has none."""
+    while isinstance(source, WrappedSource):
+        if isinstance(source, TeacherSource):
+            return source
+        source = source.inner
+    return None

@@ -14,6 +14,7 @@ from ctnet.networks.from_ctn import State
 from ctnet.rules import S
 from ctnet.tasks import get_task
 from ctnet.training.auxiliary import AuxiliaryHeads
+from ctnet.training.balance import class_balance, write_balance
 from ctnet.training.datasets import Sample
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.losses import CompositeLoss, balanced_class_weights
@@ -49,20 +50,16 @@ class Trainer(TrainingLoop[CompositeModel]):
     def _class_weights(self) -> dict[str, Tensor]:
         if not self.config.class_power:
             return {}
-        found = {}
-        for name in self.config.model.tasks:
-            task = get_task(name)
-            if task.kind != "classes":
-                continue
-            counts = torch.zeros(256, dtype=torch.int64)
-            for index in range(len(self.dataset)):
-                label = self.dataset.raw(index).get(name)
-                if label is not None:
-                    counts += torch.bincount(torch.from_numpy(label).flatten(), minlength=256)
-            found[name] = balanced_class_weights(
-                counts[: len(task.classes)], self.config.class_power
-            )
-        return found
+        balances = [
+            class_balance(self.dataset.source, name)
+            for name in self.config.model.tasks
+            if get_task(name).kind == "classes"
+        ]
+        write_balance(self.folder / "classes.csv", balances)
+        return {
+            balance.task: balanced_class_weights(balance.used.pixels, self.config.class_power)
+            for balance in balances
+        }
 
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
         coarse = self.step < self.config.coarse_steps
