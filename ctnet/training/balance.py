@@ -80,7 +80,9 @@ def class_balance(source: LabelSource, task: str) -> ClassBalance:
     teacher = find_teacher(source) if task == TASK else None
     if teacher is None:
         return ClassBalance(task, used)
-    own = count_classes((teacher.own_label(index, task) for index in indices), classes)
+    places = {name: index for index, name in enumerate(teacher.ids)}
+    labels = (teacher.own_label(places[name], task) for name in source.ids)
+    own = count_classes(labels, classes)
     return ClassBalance(task, used, own)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ctnet.networks.config import ModelConfig
-from ctnet.rules import read_mapping
+from ctnet.rules import S, read_mapping
 from ctnet.tasks import TASKS, nearest
+from ctnet.training.consistency import ConsistencyConfig
 from ctnet.training.losses import PAPER_WEIGHTS
 from ctnet.training.teacher import Teacher
 
@@ -89,6 +90,8 @@ class TrainConfig:
             where none is given.
         mosaic_share: Share of samples whose palette is a mosaic (R1) whatever the rule, so that a
             network of a semantic rule can still do any task anywhere.
+        consistency: What pixels learn from whose task is asked for and not labeled
+            (:mod:`ctnet.training.consistency`); its ``weight`` is 0 by default, which is off.
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
@@ -135,6 +138,7 @@ class TrainConfig:
     source_weights: Mapping[str, float] = field(default_factory=dict)
     task_shares: Mapping[str, int] = field(default_factory=dict)
     mosaic_share: float = 0.0
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     precision: Precision = "auto"
     device: str = "auto"
     workers: int = 2
@@ -182,6 +186,18 @@ class TrainConfig:
             raise ValueError("coarse_steps and guidance need a weight for auxiliary.")
         if self.only_added and self.auxiliary:
             raise ValueError("only_added trains embeddings alone: auxiliary must be 0.")
+        if not isinstance(self.consistency, ConsistencyConfig):
+            raise ValueError(
+                f"consistency must be a table ([consistency]); got {self.consistency!r:.200}."
+            )
+        if self.consistency.weight:
+            if self.rule == S or self.model.system == "palette":
+                raise ValueError(
+                    "consistency is for palettes of several tasks: neither for S nor "
+                    "for palette networks."
+                )
+            if not self.average:
+                raise ValueError("consistency needs a moving average of the weights (average).")
         if self.size % 32:
             raise ValueError(f"size must be a multiple of 32; got {self.size}.")
 
@@ -204,6 +220,8 @@ class TrainConfig:
         values = dict(values)
         if isinstance(values.get("model"), Mapping):
             values["model"] = ModelConfig.from_dict(values["model"])
+        if isinstance(values.get("consistency"), Mapping):
+            values["consistency"] = ConsistencyConfig.from_dict(values["consistency"])
         if isinstance(values.get("scale"), list):
             values["scale"] = tuple(float(edge) for edge in values["scale"])
         return cls(**values)

@@ -96,6 +96,7 @@ class TrainingLoop(ABC, Generic[Network]):
             config.cache,
             config.task_shares,
             config.mosaic_share,
+            uncolored=config.consistency.weight > 0,
         )
         self.auxiliary = self._prepare(heads)
         self.optimizer = self._create_optimizer()
