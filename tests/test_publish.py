@@ -130,6 +130,46 @@ def test_refresh_follows_the_files_and_the_results(run, tmp_path, monkeypatch):
     assert "23.5" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("where", ["own", "earlier", "averaged", "start", "zoo", "nowhere"])
+def test_cards_name_the_teacher(run, tmp_path, monkeypatch, where):
+    teacher = "DeepLabV3-MobileNetV2, trained on PASCAL VOC, Apache-2.0"
+
+    def write(folder, **changes):
+        folder.mkdir(exist_ok=True)
+        config = TrainConfig("mine", **changes)
+        facts = {"config": config.to_dict(), "step": 1, "seconds": 1}
+        (folder / "run.json").write_text(json.dumps(facts))
+        return folder
+
+    taught = write(tmp_path / "taught", teacher="missing")
+    plain = write(tmp_path / "plain")
+    if where == "own":
+        write(run.folder, teacher="everywhere")
+    elif where == "start":
+        middle = write(tmp_path / "middle", init=str(taught))
+        write(run.folder, init=str(middle))
+    elif where == "zoo":
+        entry = ctnet.model_info("ctn-r1")
+        models = {"ctn-r1": replace(entry, data=replace(run, folder=taught).data)}
+        monkeypatch.setattr("ctnet.zoo.publish.read_manifest", lambda *_: models)
+        write(run.folder, init="ctn-r1")
+    else:
+        write(run.folder, init=str(plain))
+    run = replace(
+        run,
+        earlier=(taught if where == "earlier" else plain,),
+        averaged=(taught if where == "averaged" else plain,),
+    )
+    assert (teacher in run.data) == (where != "nowhere")
+    assert ("may have seen" in run.data) == (where != "nowhere")
+    assert "BSDS500, Caltech-101" in run.data
+    if where == "own":
+        folder = export_run(replace(run, averaged=()), tmp_path / "mine")
+        result(tmp_path / "results", "mine")
+        register(folder, run, "A sentence.", tmp_path / "results", tmp_path / "manifest.json")
+        assert teacher in (folder / "README.md").read_text()
+
+
 def test_a_run_in_parts_counts_them_all(run, tmp_path):
     first = tmp_path / "first"
     first.mkdir()

@@ -29,6 +29,8 @@ from ctnet.networks.decoder import DecoderConfig
 from ctnet.training import loop
 from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.config import RECIPES, TrainConfig
+from ctnet.training.consistency import Consistency, ConsistencyConfig
+from ctnet.training.datasets import Sample
 from ctnet.training.loop import learning_rate_at
 from ctnet.training.phases import Phase
 from ctnet.training.trainer import Trainer
@@ -534,6 +536,13 @@ def test_missing_and_broken_config_files(tmp_path: Path) -> None:
         ("guidance = 0.5", "coarse and guidance need a weight for auxiliary"),
         ("coarse = true", "coarse and guidance need a weight for auxiliary"),
         ("class_balance = 2.0", "class_balance is a share, 0 to 1; got 2.0"),
+        ("average = 0.9\nrule = 'S'\n[consistency]\nweight = 1", "neither for S nor for palette"),
+        ("[consistency]\nweight = 1.0", "consistency needs a moving average"),
+        (
+            "[consistency]\nwieght = 1.0",
+            "unknown key 'wieght' in consistency; did you mean 'weight'",
+        ),
+        ("consistency = 1", r"consistency must be a table \(\[consistency\]\); got 1"),
         ("average = 1.0", "average is a decay .*got 1.0"),
         ("scale = 0.5", "scale is a smallest and a largest scale; got 0.5"),
         ("scale = [1.2, 0.5]", "scale is a smallest"),
@@ -545,3 +554,83 @@ def test_config_errors_say_what_is_wrong(tmp_path: Path, line: str, message: str
     file.write_text(line)
     with pytest.raises(ValueError, match=message):
         TrainConfig.load(file)
+
+
+@pytest.fixture
+def consistent(
+    config: TrainConfig, tmp_path: Path, write_photographs: Callable[..., Path]
+) -> TrainConfig:
+    """A run with consistency in every second step; half of its photographs have parts alone."""
+    root = tmp_path / "photographs"
+    root.mkdir()
+    write_photographs(root)
+    with (root / "index.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[:2]:
+        row.update(dict.fromkeys(("seg", "edges", "saliency", "normals"), ""))
+    with (root / "index.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    settings = ConsistencyConfig(weight=0.5, threshold=0.1, warmup=3, every=2)
+    return replace(config, data=str(root), batch_size=3, steps=6, average=0.9, consistency=settings)
+
+
+def test_a_resumed_run_with_consistency_has_the_same_numbers(
+    consistent: TrainConfig, tmp_path: Path
+) -> None:
+    phases = (Phase(2, "", {"coarse": True}), Phase(4))
+    config = replace(consistent, auxiliary=0.5, phases=phases)
+    Trainer(config, tmp_path / "a").train()
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config, tmp_path / "b", interrupted(4)).train()
+    torch.manual_seed(9)
+    trainer = Trainer(replace(config, workers=1), tmp_path / "b")
+    assert trainer.step == 3
+    trainer.train()
+    whole, resumed = (torch.load(tmp_path / f"{run}/state.pt", weights_only=True) for run in "ab")
+    for key in ("model", "average", "optimizer", "auxiliary"):
+        assert_equal(whole[key], resumed[key], key)
+    losses, again = (read_rows(tmp_path / f"{run}/losses.csv") for run in "ab")
+    assert losses.keys() == again.keys()
+    for key, value in losses.items():
+        assert value == again[key] or key[1] == "images_per_s"
+    # Every second step, but not while the fine stages wait.
+    assert {step for step, key in losses if key.startswith("consistency_")} == {4, 6}
+    assert any(key == "consistency_normals" for _, key in losses)
+
+
+@pytest.mark.parametrize("device_data", [False, True])
+def test_consistency_changes_what_is_learned(
+    consistent: TrainConfig, tmp_path: Path, device_data: bool
+) -> None:
+    config = replace(consistent, steps=2, scale=(0.6, 1.0), device_data=device_data)
+    found = Trainer(config, tmp_path / "a").train().state_dict()
+    assert any(key.startswith("sure_") for _, key in read_rows(tmp_path / "a/losses.csv"))
+    off = replace(config, consistency=replace(config.consistency, weight=0.0))
+    assert changed(found, Trainer(off, tmp_path / "b").train().state_dict())
+    with pytest.raises(ValueError, match="differs in consistency"):
+        Trainer(config, tmp_path / "b")
+
+
+def test_the_average_is_what_gives_targets(
+    consistent: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Targets come from the average after the steps so far, in eval mode, without a gradient."""
+    config = replace(consistent, consistency=replace(consistent.consistency, every=1), steps=3)
+    trainer = Trainer(config, tmp_path)
+    prepare, seen = Consistency.prepare, []
+
+    def watch(self: Consistency, step: int, sample: Sample, average: Mapping[str, Tensor]) -> Any:
+        batch = prepare(self, step, sample, average)
+        seen.append((step, {k: v.clone() for k, v in average.items()}))
+        assert not any(label.requires_grad for label in batch.targets.labels.values())
+        return batch
+
+    monkeypatch.setattr(Consistency, "prepare", watch)
+    states = Recorder()
+    trainer.validate = states
+    trainer.train()
+    assert [step for step, _ in seen] == [0, 1, 2]
+    for number, (_, average) in enumerate(seen[1:]):
+        assert_equal(average, states.states[number])

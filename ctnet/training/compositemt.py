@@ -1,4 +1,4 @@
-"""CompositeMT-mini: real photographs with labels for all five tasks, from six sources."""
+"""CompositeMT-mini: real photographs with labels for all five tasks, from ten sources."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ SEMANTIC_SOURCES = {**BEST_SOURCES, "edges": ("voc", "coco"), "saliency": ("voc"
 """The same with a class map throughout; labels of edges and saliency are distilled there."""
 
 
+SOURCE_NAMES = (
+    "voc", "coco", "nyu", "ccp", "ecssd", "bsds", "caltech", "camvid", "inet", "coco5",
+)  # fmt: skip
+"""All sources; the last four have photographs for training alone."""
+
+
 class CompositeMTMini:
     """The photographs and labels of CompositeMT-mini, unpacked into one folder.
 
     Args:
         root: The folder with the unpacked shards and ``index.csv``.
         split: ``train`` or ``val``.
-        sources: Keep only these sources (``voc``, ``coco``, ``nyu``, ``ccp``, ``ecssd``, ``bsds``).
+        sources: Keep only these sources, some of :data:`SOURCE_NAMES`.
 
     Raises:
         FileNotFoundError: If the folder has no index.
@@ -57,7 +63,7 @@ class CompositeMTMini:
         self.ids = [row["id"] for row in self.rows]
 
     def origin(self, index: int) -> str:
-        """Returns the source's name: ``voc``, ``coco``, ``nyu``, ``ccp``, ``ecssd`` or ``bsds``."""
+        """Returns the source's name, one of :data:`SOURCE_NAMES`."""
         return self.rows[index]["source"]
 
     def kind(self, index: int, task: str) -> str:
@@ -68,18 +74,39 @@ class CompositeMTMini:
         """Reads an image and the labels that exist; see :class:`~.datasets.LabelSource`."""
         row = self.rows[index]
         found = {"image": self._read(f"{row['id']}.image.jpg", "RGB")}
-        for task, suffix, mode in (
-            ("seg", "png", "L"), ("parts", "png", "L"), ("saliency", "jpg", "L"),
-            ("normals", "jpg", "RGB"),
-        ):  # fmt: skip
-            if row[task]:
-                found[task] = self._read(f"{row['id']}.{task}.{suffix}", mode)
-        if row["edges"]:
-            suffix = "png" if (self.root / f"{row['id']}.edges.png").exists() else "jpg"
-            found["edges"] = self._read(f"{row['id']}.edges.{suffix}", "L")
-            if row["source"] == "nyu":
-                found["edges.valid"] = found["edges"] != self.unlabelled_edges
+        for task in ("seg", "parts", "saliency", "normals", "edges"):
+            label = self.label(index, task)
+            if label is not None:
+                found[task] = label
+        if "edges" in found and row["source"] == "nyu":
+            found["edges.valid"] = found["edges"] != self.unlabelled_edges
         return found
+
+    def label(self, index: int, task: str) -> np.ndarray | None:
+        """Reads one label, as :meth:`load` gives it; None where there is none."""
+        row = self.rows[index]
+        if not row.get(task):
+            return None
+        name = f"{row['id']}.{task}"
+        smooth = task in ("saliency", "normals")
+        # Soft edges are stored as JPEG.
+        if task == "edges":
+            smooth = not (self.root / f"{name}.png").exists()
+        return self._read(
+            f"{name}.{'jpg' if smooth else 'png'}", "RGB" if task == "normals" else "L"
+        )
+
+    def teacher_file(self, index: int) -> Path:
+        """Returns where the teacher's class map of a train photograph lies; see ``teacher``."""
+        return self.root / f"{self.ids[index]}.segteacher.png"
+
+    def teacher(self, index: int) -> np.ndarray:
+        """Reads the class ids (H,W) that a network trained on VOC saw, 255 where it is unsure.
+
+        Raises:
+            FileNotFoundError: If there is no such file; val has none.
+        """
+        return self._read(self.teacher_file(index).name, "L")
 
     def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
         """Returns the sources with the best labels; see :class:`~.datasets.LabelSource`."""

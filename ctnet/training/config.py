@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ctnet.networks.config import ModelConfig
-from ctnet.rules import read_mapping
+from ctnet.rules import S, read_mapping
 from ctnet.tasks import TASKS, nearest
+from ctnet.training.consistency import ConsistencyConfig
 from ctnet.training.losses import PAPER_WEIGHTS
 from ctnet.training.phases import Phase, Span, stretch
+from ctnet.training.teacher import Teacher
 from ctnet.training.toml_writer import to_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -51,6 +53,10 @@ class TrainConfig:
         layout: Layout of that folder: ``compositemt`` or ``pascal-mt``.
         held_out: Keep a fixed twentieth of ``train`` for validation
             (:mod:`ctnet.training.held_out`), so that ``val`` is left for measuring.
+        teacher: Where a teacher's class maps stand in for ``seg`` in training: ``none``,
+            ``missing`` (photographs without a class map), or ``everywhere`` (also the unlabeled
+            pixels of the others); see :class:`ctnet.training.teacher.TeacherSource`. Only
+            ``compositemt`` has them.
         init: Weights to start from: a zoo name, a safetensors file, or the folder of a run, which
             has auxiliary heads too; None trains from scratch.
         pretrained_encoder: Start the encoder from ImageNet weights.
@@ -91,6 +97,8 @@ class TrainConfig:
             where none is given.
         mosaic_share: Share of samples whose palette is a mosaic (R1) whatever the rule, so that a
             network of a semantic rule can still do any task anywhere.
+        consistency: What pixels learn from whose task is asked for and not labeled
+            (:mod:`ctnet.training.consistency`); its ``weight`` is 0 by default, which is off.
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
@@ -110,6 +118,7 @@ class TrainConfig:
     data: str = "~/data/compositemt"
     layout: Layout = "compositemt"
     held_out: bool = False
+    teacher: Teacher = "none"
     init: str | None = None
     pretrained_encoder: bool = True
     encoder_weights: str | None = None
@@ -139,6 +148,7 @@ class TrainConfig:
     source_weights: Mapping[str, float] = field(default_factory=dict)
     task_shares: Mapping[str, int] = field(default_factory=dict)
     mosaic_share: float = 0.0
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     precision: Precision = "auto"
     device: str = "auto"
     workers: int = 2
@@ -158,7 +168,10 @@ class TrainConfig:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}.")
-        for name, choices in (("layout", get_args(Layout)), ("precision", get_args(Precision))):
+        for name, allowed_type in (
+            ("layout", Layout), ("teacher", Teacher), ("precision", Precision)
+        ):  # fmt: skip
+            choices = get_args(allowed_type)
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}{nearest(getattr(self, name), choices)}"
@@ -180,6 +193,18 @@ class TrainConfig:
         for name in ("guidance", "class_balance", "mosaic_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share, 0 to 1; got {getattr(self, name)}.")
+        if not isinstance(self.consistency, ConsistencyConfig):
+            raise ValueError(
+                f"consistency must be a table ([consistency]); got {self.consistency!r:.200}."
+            )
+        if self.consistency.weight:
+            if self.rule == S or self.model.system == "palette":
+                raise ValueError(
+                    "consistency is for palettes of several tasks: neither for S nor "
+                    "for palette networks."
+                )
+            if not self.average:
+                raise ValueError("consistency needs a moving average of the weights (average).")
         if self.size % 32:
             raise ValueError(f"size must be a multiple of 32; got {self.size}.")
         if self.phases:
@@ -296,6 +321,8 @@ def _from_plain(values: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(values)
     if isinstance(values.get("model"), Mapping):
         values["model"] = ModelConfig.from_dict(values["model"])
+    if isinstance(values.get("consistency"), Mapping):
+        values["consistency"] = ConsistencyConfig.from_dict(values["consistency"])
     if isinstance(values.get("scale"), list):
         values["scale"] = tuple(float(edge) for edge in values["scale"])
     return values

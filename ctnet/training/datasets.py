@@ -20,7 +20,14 @@ from ctnet.training.derived import DERIVATIONS, DerivedLabels
 from ctnet.training.held_out import SPLITS, split_train
 from ctnet.training.pascal_mt import PascalMT
 from ctnet.training.sampling import ClassDraws
-from ctnet.training.transforms import Normals, Strength, Validity, as_training_tensors
+from ctnet.training.teacher import Teacher, TeacherSource
+from ctnet.training.transforms import (
+    Normals,
+    Strength,
+    Uncolored,
+    Validity,
+    as_training_tensors,
+)
 from ctnet.training.wrapped import CachedSource
 
 LABEL_TYPES = {"classes": tv_tensors.Mask, "probability": Strength, "normals": Normals}
@@ -36,17 +43,26 @@ class Sample:
         labels: By task name: class ids (H,W) int64 with 255 = not labelled, strengths (H,W) in
             [0, 1], unit normals (3,H,W). Where a label is missing its values mean nothing.
         valid: Where each task is labelled (K,H,W).
+        uncolored: The image (3,H,W) before its colors were changed, where that is asked for.
+        inside: Where (H,W) the crop lies in the photograph, where that is asked for.
     """
 
     image: Tensor
     palette: Tensor
     labels: dict[str, Tensor]
     valid: Tensor
+    uncolored: Tensor | None = None
+    inside: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
         """Changes every tensor in one way."""
         labels = {name: change(label) for name, label in self.labels.items()}
-        return Sample(change(self.image), change(self.palette), labels, change(self.valid))
+        uncolored, inside = (
+            None if x is None else change(x) for x in (self.uncolored, self.inside)
+        )
+        return Sample(
+            change(self.image), change(self.palette), labels, change(self.valid), uncolored, inside
+        )
 
     def to(self, device: torch.device) -> Sample:
         """Moves all tensors."""
@@ -59,11 +75,18 @@ class Sample:
 
 def collate(samples: Sequence[Sample]) -> Sample:
     """Stacks samples of one size into a batch."""
+
+    def stack(values: Sequence[Tensor | None]) -> Tensor | None:
+        there = [value for value in values if value is not None]
+        return torch.stack(there) if there else None
+
     return Sample(
         torch.stack([s.image for s in samples]),
         torch.stack([s.palette for s in samples]),
         {name: torch.stack([s.labels[name] for s in samples]) for name in samples[0].labels},
         torch.stack([s.valid for s in samples]),
+        stack([s.uncolored for s in samples]),
+        stack([s.inside for s in samples]),
     )
 
 
@@ -119,7 +142,11 @@ SOURCES: Mapping[str, Callable[[str | Path, str], LabelSource]] = {
 
 
 def open_source(
-    layout: str, root: str | Path, split: str, tasks: Sequence[str] = DEFAULT_TASKS
+    layout: str,
+    root: str | Path,
+    split: str,
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    teacher: Teacher = "none",
 ) -> LabelSource:
     """Opens a data set.
 
@@ -130,14 +157,20 @@ def open_source(
             (:mod:`ctnet.training.held_out`).
         tasks: Names of the tasks that are wanted; those of :mod:`ctnet.training.derived` are made
             from the labels that there are.
+        teacher: Where a teacher's class maps fill in for ``seg``, on the train split alone; see
+            :class:`~.teacher.TeacherSource`.
 
     Raises:
-        FileNotFoundError: If the folder does not hold that data set.
-        ValueError: If the layout or the split is unknown, or nothing is left of it.
+        FileNotFoundError: If the folder does not hold that data set, or a teacher's class map is
+            missing.
+        ValueError: If the layout or the split is unknown, nothing is left of it, or it can have no
+            teacher.
     """
     if layout not in SOURCES:
         raise ValueError(f"unknown layout {layout!r}{nearest(layout, SOURCES)}")
     source = SOURCES[layout](root, "train" if split in SPLITS else split)
+    if teacher != "none":
+        source = TeacherSource(source, teacher)
     if split in SPLITS:
         source = split_train(source, split)
     for task in tasks:
@@ -175,6 +208,7 @@ class CompositeDataset(Dataset[Sample]):
             name; 1 where none is given.
         mosaic_share: Share of samples whose palette is a mosaic (R1) whatever the rule, so that a
             network of a semantic rule can still do any task anywhere.
+        uncolored: Give each sample the image before its colors were changed, too.
     """
 
     def __init__(
@@ -186,7 +220,9 @@ class CompositeDataset(Dataset[Sample]):
         cache: bool = False,
         task_shares: Mapping[str, int] | None = None,
         mosaic_share: float = 0.0,
+        uncolored: bool = False,
     ) -> None:
+        self.uncolored = uncolored
         self.mosaic_share = mosaic_share
         self.task_shares = task_shares or {}
         shared = isinstance(source, CachedSource)
@@ -222,7 +258,11 @@ class CompositeDataset(Dataset[Sample]):
             labels[name] = _finish(tensors[name], get_task(name).kind)
             if get_task(name).kind == "classes":
                 valid[number] &= labels[name] != IGNORE
-        return Sample(tensors["image"].float() / 255, palette, labels, valid)
+        image = tensors["image"].float() / 255
+        if not self.uncolored:
+            return Sample(image, palette, labels, valid)
+        uncolored, inside = tensors["uncolored"].float() / 255, tensors["inside"][0] > 0
+        return Sample(image, palette, labels, valid, uncolored, inside)
 
     def _tensors(self, raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
         height, width = raw["image"].shape[:2]
@@ -242,6 +282,9 @@ class CompositeDataset(Dataset[Sample]):
                 value = torch.full(shape, IGNORE, dtype=torch.uint8)
             tensors[name] = LABEL_TYPES[kind](value)
         tensors["valid"] = Validity(valid)
+        if self.uncolored:
+            tensors["uncolored"] = Uncolored(tensors["image"].as_subclass(Tensor))
+            tensors["inside"] = Validity(torch.ones(1, height, width, dtype=torch.uint8))
         if self.rule is not None and self.rule.needs_labels and "seg" in raw:
             # Of its own, as the network's tasks need not have seg among them.
             tensors["classes"] = tv_tensors.Mask(torch.from_numpy(raw["seg"])[None])

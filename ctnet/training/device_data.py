@@ -164,8 +164,11 @@ class DeviceData:
         at = torch.tensor(indices, device=self.device)
         crops = Crops(*(getattr(crops, name).to(self.device) for name in Crops.__match_args__))
         grid, inside = self._grid(at, crops, size)
-        image = _recolor(self._sample("image", at, grid, "bilinear") / 255, crops.color)
-        image = torch.where(inside[:, None], image, 127 / 255)
+        uncolored = self._sample("image", at, grid, "bilinear") / 255
+        image, uncolored = (
+            torch.where(inside[:, None], x, 127 / 255)
+            for x in (_recolor(uncolored, crops.color), uncolored)
+        )
         labels = {}
         valid = torch.zeros(
             len(at), len(self.tasks), size, size, dtype=torch.bool, device=at.device
@@ -188,7 +191,7 @@ class DeviceData:
         palette = torch.full((len(at), size, size), IGNORE, device=at.device)
         if "seg" not in self.tasks:
             labels["seg"] = self._classes("seg", at, grid, inside)
-        return Sample(image, palette, labels, valid)
+        return Sample(image, palette, labels, valid, uncolored, inside)
 
     def _grid(self, at: Tensor, crops: Crops, size: int) -> tuple[Tensor, Tensor]:
         """Finds the sampling points (N,size,size,2) of crops, and which lie in the image."""

@@ -24,6 +24,7 @@ from ctnet.networks.encoders import Pretrained
 from ctnet.networks.from_ctn import State, adapt_weights
 from ctnet.networks.new_tasks import freeze_old_tasks
 from ctnet.rules import R1, S, get_rule
+from ctnet.training.balance import class_balance, write_balance
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import (
     CompositeDataset,
@@ -101,7 +102,14 @@ class TrainingLoop(ABC, Generic[Network]):
         self.average = _copy_state(self.model)
         self.span = config.span_at(0)
         self.dataset = self._create_dataset(
-            source or open_source(config.layout, config.data, config.splits[0], config.model.tasks)
+            source
+            or open_source(
+                config.layout,
+                config.data,
+                config.splits[0],
+                config.model.tasks,
+                config.teacher,
+            )
         )
         self._counts: dict[str, Tensor] = {}
         self.auxiliary = self._prepare(heads)
@@ -159,6 +167,7 @@ class TrainingLoop(ABC, Generic[Network]):
             config.cache,
             config.task_shares,
             config.mosaic_share,
+            uncolored=config.consistency.weight > 0,
         )
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
@@ -273,6 +282,10 @@ class TrainingLoop(ABC, Generic[Network]):
             balance = Balance.compute(self.dataset.source, task, counts, weights, draws)
             balance.write(self.folder / f"balance-{task}.csv")
             log.note(self.step, str(balance))
+        if self._counts:
+            source = self.dataset.source
+            balances = [class_balance(source, task, n) for task, n in self._counts.items()]
+            write_balance(self.folder / "classes.csv", balances)
         return log
 
     def _note_phase(self, log: RunLog) -> None:

@@ -41,9 +41,13 @@ def count_classes(source: LabelSource, task: str) -> Tensor:
     for index in range(len(counts)):
         label = source.load(index).get(task)
         if label is not None:
-            found = np.bincount(label.ravel(), minlength=IGNORE + 1)[:classes]
-            counts[index] = torch.from_numpy(found)
+            counts[index] = count_pixels(label, classes)
     return counts
+
+
+def count_pixels(label: np.ndarray, classes: int) -> Tensor:
+    """Counts the pixels (C,) int64 of each class in a class map (H,W), 255 = not labeled."""
+    return torch.from_numpy(np.bincount(label.ravel(), minlength=IGNORE + 1)[:classes])
 
 
 @dataclass(frozen=True)

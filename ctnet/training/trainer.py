@@ -14,6 +14,7 @@ from ctnet.networks.from_ctn import State
 from ctnet.rules import S
 from ctnet.tasks import get_task
 from ctnet.training.auxiliary import AuxiliaryHeads
+from ctnet.training.consistency import Consistency, ConsistentBatch
 from ctnet.training.datasets import Sample
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.losses import CompositeLoss, balanced_class_weights
@@ -38,6 +39,7 @@ class Trainer(TrainingLoop[CompositeModel]):
 
     def _begin_phase(self) -> None:
         self.loss = self._create_loss()
+        self.consistency = self._create_consistency()
         if self.auxiliary is not None:
             self.auxiliary.loss = self.loss
 
@@ -54,6 +56,20 @@ class Trainer(TrainingLoop[CompositeModel]):
             config.angular,
         )
 
+    def _create_consistency(self) -> Consistency | None:
+        config = self.phase
+        if not config.consistency.weight:
+            return None
+        return Consistency(
+            config.consistency,
+            self._build(False).to(self.device),
+            config.model.tasks,
+            self.dataset.rule,
+            config.task_shares,
+            config.model.anchors,
+            config.seed,
+        )
+
     def _class_weights(self) -> dict[str, Tensor]:
         if not self.phase.class_power:
             return {}
@@ -67,11 +83,18 @@ class Trainer(TrainingLoop[CompositeModel]):
         coarse = self.phase.coarse
         if self.auxiliary is not None:
             self.auxiliary.set_coarse(coarse)
+        batch = None
+        # The average has no full output yet where its fine stages are not trained.
+        within = self.step - self.span.start
+        if self.consistency is not None and self.consistency.config.due(within) and not coarse:
+            with self.autocast():
+                batch = self.consistency.prepare(self.step, sample, self.average)
+            sample = batch.sample
         image = sample.image.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             features = self.model.encode(image)
         if self.config.rule != S:
-            return self._composite_loss(features, sample, coarse)
+            return self._composite_loss(features, sample, coarse, batch)
         total = image.new_zeros(())
         parts: dict[str, float] = {}
         for number in range(len(self.model.tasks)):
@@ -84,15 +107,23 @@ class Trainer(TrainingLoop[CompositeModel]):
         return total, parts
 
     def _composite_loss(
-        self, features: Features, sample: Sample, coarse: bool
+        self,
+        features: Features,
+        sample: Sample,
+        coarse: bool,
+        batch: ConsistentBatch | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         with self.autocast():
             composite = self.model.decode(features, sample.palette)
-        if self.auxiliary is None or not self.phase.auxiliary:
-            return self.loss(composite, sample)
-        result = self.auxiliary(sample)
-        extra = self.phase.auxiliary * result.total
-        if coarse:
-            return extra, result.losses
-        loss, parts = self.loss(composite, sample, result.guides)
+        guides, extra = None, composite.new_zeros(())
+        if self.auxiliary is not None and self.phase.auxiliary:
+            result = self.auxiliary(sample)
+            guides, extra = result.guides, self.phase.auxiliary * result.total
+            if coarse:
+                return extra, result.losses
+        loss, parts = self.loss(composite, sample, guides)
+        if self.consistency is not None and batch is not None:
+            within = self.step - self.span.start
+            more, shown = self.consistency.loss(within, composite, batch, self.loss)
+            extra, parts = extra + more, parts | shown
         return loss + extra, parts

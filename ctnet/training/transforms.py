@@ -25,6 +25,10 @@ class Strength(tv_tensors.Mask):  # type: ignore[misc]
     """Soft map (1,H,W) uint8: resampled smoothly, untouched by colour changes."""
 
 
+class Uncolored(tv_tensors.Mask):  # type: ignore[misc]
+    """A photograph (3,H,W) uint8 that is resampled and cut as the image is and keeps its colors."""
+
+
 class Normals(tv_tensors.Mask):  # type: ignore[misc]
     """Surface normals (3,H,W) uint8, (n+1)/2 * 255: x is mirrored with the image."""
 
@@ -33,6 +37,7 @@ class Validity(tv_tensors.Mask):  # type: ignore[misc]
     """Where each task is labelled (K,H,W), 0 or 1: padding makes 0."""
 
 
+@TF.register_kernel(functional=TF.resize, tv_tensor_cls=Uncolored)  # type: ignore[untyped-decorator]
 @TF.register_kernel(functional=TF.resize, tv_tensor_cls=Strength)  # type: ignore[untyped-decorator]
 def _resize_strength(label: Tensor, size: list[int], **_: Any) -> Tensor:
     resized = TF.resize_image(
@@ -101,7 +106,13 @@ def training_transform(
             v2.RandomCrop(
                 size,
                 pad_if_needed=True,
-                fill={tv_tensors.Image: 127, tv_tensors.Mask: IGNORE, Validity: 0, "others": 0},
+                fill={
+                    tv_tensors.Image: 127,
+                    Uncolored: 127,
+                    tv_tensors.Mask: IGNORE,
+                    Validity: 0,
+                    "others": 0,
+                },
             ),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(JITTER, JITTER, JITTER),

@@ -24,6 +24,11 @@ class WrappedSource:
         self.split = source.split
 
     @property
+    def inner(self) -> LabelSource:
+        """The source that this one is over."""
+        return self._source
+
+    @property
     def ids(self) -> Sequence[str]:
         """Names of the images."""
         return self._source.ids

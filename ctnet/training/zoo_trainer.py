@@ -28,8 +28,8 @@ GROUPS = (
 )
 """Networks that train side by side, most wanted first; a later group may start from an earlier."""
 
-SHARED = ("data", "layout", "held_out", "size", "scale", "batch_size", "seed", "source_weights",
-          "class_balance", "device")  # fmt: skip
+SHARED = ("data", "layout", "held_out", "teacher", "size", "scale", "batch_size", "seed",
+          "source_weights", "class_balance", "device")  # fmt: skip
 """Fields that runs side by side have in common."""
 
 
@@ -82,7 +82,9 @@ def train_zoo(
         if not configs:
             continue
         first = configs[0]
-        source = source or CachedSource(open_source(first.layout, first.data, first.splits[0]))
+        source = source or CachedSource(
+            open_source(first.layout, first.data, first.splits[0], teacher=first.teacher)
+        )
         loops = [create_loop(config, out / config.name, source) for config in configs]
         if any(loop.step < loop.config.steps for loop in loops):
             data = data or DeviceData(source, first.model.tasks, pick_device(first.device))

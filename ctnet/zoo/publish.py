@@ -36,8 +36,15 @@ from ctnet.zoo.manifest import MANIFEST, FileInfo, ModelInfo, read_manifest, wri
 LICENCE = "MIT"
 DATA = (
     "CompositeMT-mini (PASCAL VOC 2012/SBD, small COCO subsets, NYUv2, Clothing Co-Parsing, "
-    "ECSSD, BSDS500; labels partly distilled). The photographs' terms limit them to research use."
+    "ECSSD, BSDS500, Caltech-101, CamVid, ImageNet samples; labels partly distilled). The "
+    "photographs' terms limit them to research use."
 )
+TEACHER = (
+    "Part of the segmentation learned from the labels of a teacher network (DeepLabV3-MobileNetV2, "
+    "trained on PASCAL VOC, Apache-2.0) on train photographs. The teacher may have seen "
+    "photographs of our val split in its own training."
+)
+"""What the card of a network says that learned from a teacher's labels."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,12 @@ class Run:
             else value
             for name, value in parts[0].items()
         }
+
+    @property
+    def data(self) -> str:
+        """What the card and the manifest say of the data."""
+        folders = (self.folder, *self.earlier, *self.averaged)
+        return f"{DATA} {TEACHER}" if any(map(_had_teacher, folders)) else DATA
 
     def training(self) -> dict[str, Any]:
         """Returns what the card and the manifest say of the training."""
@@ -129,6 +142,19 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def _had_teacher(folder: Path) -> bool:
+    """Whether a run, or what its weights started from, learned from a teacher's labels."""
+    if not (folder / "run.json").exists():
+        return False
+    config = TrainConfig.from_dict(_facts(folder)["config"])
+    if config.teacher != "none":
+        return True
+    if config.init is None:
+        return False
+    start = read_manifest().get(config.init)
+    return TEACHER in start.data if start else _had_teacher(Path(config.init))
+
+
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     best = folder / "best.safetensors"
     return load_file(best if best.exists() else folder / "last.safetensors")
@@ -172,7 +198,7 @@ def register(
         parameters=parameter_count(model),
         rule=run.config.rule,
         licence=LICENCE,
-        data=DATA,
+        data=run.data,
         training=run.training(),
         metrics=_metrics(measured),
         files=_files(folder),

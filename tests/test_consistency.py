@@ -1,0 +1,347 @@
+"""Consistency: targets, views and losses against independent computations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ctnet import create
+from ctnet.decoding import class_anchors
+from ctnet.networks.composite import CompositeModel
+from ctnet.rules import R1, R2, Rule
+from ctnet.tasks import DEFAULT_TASKS, TASKS
+from ctnet.training import transforms
+from ctnet.training.config import TrainConfig
+from ctnet.training.consistency import (
+    SURE_SHARPNESS,
+    Consistency,
+    ConsistencyConfig,
+    draw_box,
+    strong_view,
+)
+from ctnet.training.datasets import CompositeDataset, Sample, collate, open_source
+from ctnet.training.device_data import DeviceData, draw_crops
+from ctnet.training.losses import CompositeLoss
+from ctnet.training.transforms import training_transform
+
+SEG, PARTS, EDGES, SALIENCY, NORMALS = range(5)
+SIZE = 32
+
+
+def make_sample(n: int = 3, seed: int = 0) -> Sample:
+    """Every task asked for somewhere; about half of the pixels labeled; a border outside."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, SIZE, SIZE)
+
+    def integers(top: int) -> Tensor:
+        return torch.randint(top, shape, generator=generator)
+
+    palette = integers(6)
+    palette[palette == 5] = 255
+    normals = torch.randn((n, 3, SIZE, SIZE), generator=generator)
+    labels = {
+        "seg": integers(21), "parts": integers(7), "edges": torch.rand(shape, generator=generator),
+        "saliency": torch.rand(shape, generator=generator),
+        "normals": torch.nn.functional.normalize(normals, dim=1),
+    }  # fmt: skip
+    inside = torch.ones(shape, dtype=torch.bool)
+    inside[:, :3] = False
+    valid = torch.rand((n, 5, SIZE, SIZE), generator=generator) < 0.5
+    image, uncolored = torch.rand((2, n, 3, SIZE, SIZE), generator=generator)
+    return Sample(image, palette, labels, valid & inside[:, None], uncolored, inside)
+
+
+@pytest.fixture
+def model(make_model: Callable[..., CompositeModel]) -> CompositeModel:
+    """A network whose outputs differ from task to task, and reach to the anchors."""
+    model = make_model()
+    with torch.no_grad():
+        model.decoder.head.weight.mul_(6)  # type: ignore[union-attr,operator]
+    return model
+
+
+def make(model: CompositeModel, rule: Rule | None = None, **changes: Any) -> Consistency:
+    settings = ConsistencyConfig(**{"weight": 1.0, "threshold": 0.6, "cutmix": 0.0} | changes)
+    twin = create("ctn", decoder=model.config.decoder)
+    return Consistency(settings, twin, DEFAULT_TASKS, rule, {"seg": 3})
+
+
+def probabilities(pixels: np.ndarray, classes: int) -> np.ndarray:
+    """Softmax of minus the sharp squared distance to each anchor (P,C), by hand."""
+    points = 1 / (1 + np.exp(-pixels.astype(np.float64)))
+    distances = np.square(points[:, None] - np.array(class_anchors(classes))).sum(2)
+    scores = np.exp(-SURE_SHARPNESS * distances)
+    found: np.ndarray = scores / scores.sum(1, keepdims=True)
+    return found
+
+
+def test_targets_are_what_the_average_says(model: CompositeModel) -> None:
+    sample = make_sample()
+    batch = make(model, R2).prepare(4, sample, model.state_dict())
+    assert torch.equal(batch.sample.palette, sample.palette)
+    with torch.no_grad():
+        outputs = model(sample.uncolored, sample.palette).permute(0, 2, 3, 1).numpy()
+    unsure = 0
+    for number, name in enumerate(DEFAULT_TASKS):
+        asked = (sample.palette == number) & sample.inside & ~sample.valid[:, number]
+        assert torch.equal(batch.asked[:, number], asked)
+        pixels, label = outputs[asked.numpy()], batch.targets.labels[name]
+        valid = batch.targets.valid[:, number]
+        assert not (valid & ~asked).any()
+        if TASKS[name].kind == "classes":
+            expected = probabilities(pixels, len(TASKS[name].classes))
+            sure = expected.max(1) >= 0.6
+            unsure += int((~sure).sum())
+            assert sure.any()
+            np.testing.assert_array_equal(valid[asked].numpy(), sure)
+            np.testing.assert_array_equal(label[valid].numpy(), expected.argmax(1)[sure])
+        elif TASKS[name].kind == "probability":
+            assert torch.equal(valid, asked)
+            expected = (1 / (1 + np.exp(-pixels))).mean(1)
+            np.testing.assert_allclose(label[asked].numpy(), expected, rtol=1e-5)
+        else:
+            expected = pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
+            found = label.permute(0, 2, 3, 1)[asked].numpy()
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert unsure, "the threshold is not tried"
+
+
+def test_true_labels_stay_as_they_are(model: CompositeModel) -> None:
+    sample = make_sample()
+    before = sample.map(torch.clone)
+    found = make(model).prepare(0, sample, model.state_dict()).sample
+    for name, label in before.labels.items():
+        assert torch.equal(found.labels[name], label) and torch.equal(sample.labels[name], label)
+    assert torch.equal(found.valid, before.valid) and torch.equal(sample.valid, before.valid)
+    assert not torch.equal(found.image, before.image)
+
+
+def test_the_loss_by_hand(model: CompositeModel) -> None:
+    consistency = make(model, weight=0.7, warmup=10)
+    batch = consistency.prepare(4, make_sample(), model.state_dict())
+    outputs = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    class_weights = {"seg": torch.linspace(0.5, 2, 21)}
+    weights = {"seg": 3.0, "parts": 4.0, "edges": 50.0, "normals": 5.0}
+    loss = CompositeLoss(DEFAULT_TASKS, weights, 2.0, class_weights, SURE_SHARPNESS)
+    total, shown = consistency.loss(4, outputs, batch, loss)
+
+    expected = 0.0
+    pixels = outputs.permute(0, 2, 3, 1).numpy().astype(np.float64)
+    for number, name in enumerate(DEFAULT_TASKS):
+        mask = batch.targets.valid[:, number].numpy()
+        x, label = pixels[mask], batch.targets.labels[name]
+        if TASKS[name].kind == "classes":
+            wanted = label.numpy()[mask]
+            p = probabilities(x, len(TASKS[name].classes))[np.arange(len(x)), wanted]
+            w = class_weights[name].numpy()[wanted] if name in class_weights else np.ones(len(x))
+            value = float((w * -((1 - p) ** 2) * np.log(p)).sum() / w.sum())
+        elif TASKS[name].kind == "probability":
+            t, p = label.numpy()[mask][:, None], 1 / (1 + np.exp(-x))
+            value = float(-(t * np.log(p) + (1 - t) * np.log(1 - p)).mean())
+        else:
+            wanted = label.permute(0, 2, 3, 1).numpy()[mask]
+            value = float((1 - (x * wanted).sum(1) / np.linalg.norm(x, axis=1)).mean())
+        share = mask.sum() / int(batch.asked[:, number].sum())
+        assert shown[f"consistency_{name}"] == pytest.approx(value, rel=1e-4)
+        assert shown[f"sure_{name}"] == pytest.approx(share)
+        expected += weights.get(name, 1.0) * share * value
+    # Half of the warm-up is over at its fifth step.
+    assert float(total) == pytest.approx(0.7 * 0.5 * expected, rel=1e-4)
+
+
+def test_soft_targets_do_not_move_what_agrees_with_them(model: CompositeModel) -> None:
+    consistency = make(model)
+    batch = consistency.prepare(0, make_sample(), model.state_dict())
+    only = torch.zeros_like(batch.targets.valid)
+    only[:, [EDGES, SALIENCY]] = batch.targets.valid[:, [EDGES, SALIENCY]]
+    batch = replace(batch, targets=replace(batch.targets, valid=only))
+    edges = batch.sample.palette == EDGES
+    strengths = torch.where(edges, batch.targets.labels["edges"], batch.targets.labels["saliency"])
+    outputs = strengths.clamp(1e-4, 1 - 1e-4).logit()[:, None].repeat(1, 3, 1, 1).requires_grad_()
+    loss = CompositeLoss(DEFAULT_TASKS, {}, 2.0, {})
+    consistency.loss(0, outputs, batch, loss)[0].backward()
+    assert outputs.grad is not None
+    assert float(outputs.grad.abs().max()) < 1e-6
+
+
+def test_nothing_to_learn_is_a_zero_with_gradient(model: CompositeModel) -> None:
+    sample = replace(make_sample(), palette=torch.full((3, SIZE, SIZE), 255))
+    consistency = make(model)
+    batch = consistency.prepare(0, sample, model.state_dict())
+    outputs = torch.zeros(3, 3, SIZE, SIZE, requires_grad=True)
+    total, shown = consistency.loss(0, outputs, batch, CompositeLoss(DEFAULT_TASKS, {}, 2.0, {}))
+    total.backward()
+    assert float(total.detach()) == 0 and not shown and outputs.grad is not None
+
+
+def test_a_rectangle_of_the_row_before_is_pasted_in(model: CompositeModel) -> None:
+    sample = make_sample()
+    plain = make(model).prepare(3, sample, model.state_dict())
+    mixed = make(model, cutmix=1.0).prepare(3, sample, model.state_dict())
+    whole = plain.sample.palette != mixed.sample.palette
+    for row in range(3):
+        rows, columns = (whole[row].any(1 - axis).nonzero() for axis in (0, 1))
+        top, bottom, left, right = (int(x) for x in (rows[0], rows[-1], columns[0], columns[-1]))
+        box = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+        box[top : bottom + 1, left : right + 1] = True
+        assert 0 < int(box.sum()) <= 0.45 * SIZE**2
+        for one, other in (
+            (plain.sample, mixed.sample), (plain.targets, mixed.targets)
+        ):  # fmt: skip
+            for x, y in (
+                (one.image, other.image), (one.valid, other.valid), (one.palette, other.palette),
+                *((one.labels[name], other.labels[name]) for name in one.labels),
+            ):  # fmt: skip
+                assert torch.equal(y[row], torch.where(box, x[row - 1], x[row]))
+        assert torch.equal(
+            mixed.asked[row], torch.where(box, plain.asked[row - 1], plain.asked[row])
+        )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_boxes_come_as_often_as_they_should(share: float) -> None:
+    boxes = [draw_box((40, 50), share, np.random.default_rng(seed)) for seed in range(400)]
+    areas = np.array([float(box.float().mean()) for box in boxes])
+    assert (areas > 0).mean() == pytest.approx(share, abs=0.07)
+    assert areas.max() <= 0.42 and (areas[areas > 0] >= 0.015).all()
+
+
+def test_strong_views() -> None:
+    image = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0))
+    views = [strong_view(image, np.random.default_rng(seed)) for seed in range(60)]
+    assert torch.equal(views[7], strong_view(image, np.random.default_rng(7)))
+    for view in views:
+        assert view.shape == image.shape and view.min() >= 0 and view.max() <= 1
+    gray = [bool((view[0] == view[1]).all() and (view[0] == view[2]).all()) for view in views]
+    assert 0.05 < np.mean(gray) < 0.4
+
+    def roughness(view: Tensor) -> float:
+        return float(view.diff(dim=2).abs().mean() / (view.std() + 1e-6))
+
+    blurred = [roughness(view) < 0.8 * roughness(image) for view in views]
+    assert 0.25 < np.mean(blurred) < 0.75
+
+
+def test_mosaics_also_ask_for_tasks_without_a_label(model: CompositeModel) -> None:
+    sample = make_sample(n=200)
+    valid = torch.zeros_like(sample.valid)
+    valid[:, [SEG, EDGES]] = True
+    valid[100:] = False
+    sample = replace(sample, valid=valid)
+    found = make(model, R1, shares={"normals": 4, "parts": 0})._palettes(
+        R1, sample, [np.random.default_rng(row) for row in range(200)]
+    )
+    # seg 3, edges 1, saliency 1, normals 4; then, without labels, edges and seg 1 as well.
+    for rows, shares in ((found[:100], (3, 0, 1, 1, 4)), (found[100:], (1, 0, 1, 1, 4))):
+        corners = rows[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+        counts = torch.bincount(corners.flatten(), minlength=5) / corners.numel()
+        expected = torch.tensor(shares) / sum(shares)
+        torch.testing.assert_close(counts, expected, rtol=0, atol=0.08)
+    nothing = make(model, R1, shares=dict.fromkeys(DEFAULT_TASKS, 0))._palettes(
+        R1, sample, [np.random.default_rng(row) for row in range(200)]
+    )
+    assert (nothing[100:] == 255).all() and set(nothing[:100].unique().tolist()) == {SEG, EDGES}
+
+
+def test_chance_is_that_of_step_and_row(model: CompositeModel) -> None:
+    consistency, state = make(model, R1, cutmix=0.5), model.state_dict()
+    sample = make_sample()
+    first = consistency.prepare(1, sample, state)
+    torch.rand(5)
+    again, other = consistency.prepare(1, sample, state), consistency.prepare(2, sample, state)
+    for name in ("image", "palette"):
+        assert torch.equal(getattr(first.sample, name), getattr(again.sample, name))
+        assert not torch.equal(getattr(first.sample, name), getattr(other.sample, name))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, write_photographs: Callable[..., Path]) -> Path:
+    return write_photographs(tmp_path_factory.mktemp("data"))
+
+
+def test_uncolored_crops_are_the_same_crops(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source("compositemt", data, "train")
+    colored, plain = (
+        CompositeDataset(source, R1, transform=training_transform(64, (0.1, 0.2)), uncolored=True)[
+            3, 8
+        ]
+        for _ in range(2)
+    )
+    assert colored.uncolored is not None and plain.uncolored is not None
+    assert torch.equal(colored.uncolored, plain.uncolored)
+    assert not torch.equal(colored.image, colored.uncolored)
+    monkeypatch.setattr(transforms, "JITTER", 0.0)
+    transform = training_transform(64, (0.1, 0.2))
+    sample = CompositeDataset(source, R1, transform=transform, uncolored=True)[3, 8]
+    assert sample.uncolored is not None and sample.inside is not None
+    torch.testing.assert_close(sample.image, sample.uncolored, rtol=0, atol=0.006)
+    assert torch.equal(sample.uncolored, colored.uncolored)
+    assert torch.equal(sample.inside, sample.valid[EDGES])
+    assert 0 < int(sample.inside.sum()) < 64 * 64
+    assert (sample.uncolored[:, ~sample.inside] == 127 / 255).all()
+    ordinary = CompositeDataset(source, R1, transform=transform)[3, 8]
+    assert ordinary.uncolored is None and ordinary.inside is None
+    assert torch.equal(ordinary.image, sample.image)
+    assert collate([ordinary]).uncolored is None
+    stacked = collate([sample, sample])
+    assert stacked.inside is not None and stacked.inside.shape == (2, 64, 64)
+
+
+def test_crops_on_a_device_come_uncolored_too(data: Path) -> None:
+    source = open_source("compositemt", data, "train")
+    crops = DeviceData(source, DEFAULT_TASKS, torch.device("cpu"), threads=1)
+    drawn = draw_crops(np.random.default_rng(0), crops.sizes[2:], 64, (0.6, 1.3))
+    sample = crops.batch([2, 3], drawn, 64)
+    plain = crops.batch([2, 3], replace(drawn, color=torch.ones(2, 3)), 64)
+    assert sample.uncolored is not None and sample.inside is not None
+    torch.testing.assert_close(sample.uncolored, plain.image)
+    assert not torch.equal(sample.image, plain.image)
+    assert torch.equal(sample.inside, sample.valid[:, EDGES])
+
+
+def test_batches_without_their_own_colors_are_refused(model: CompositeModel) -> None:
+    with pytest.raises(ValueError, match="crops in their own colors"):
+        make(model).prepare(0, replace(make_sample(), uncolored=None), model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": -1.0}, "weight must be at least 0; got -1.0"),
+        ({"weight": float("nan")}, "weight must be at least 0; got nan"),
+        ({"weight": "1"}, "weight must be a number; got '1'"),
+        ({"threshold": 1.5}, "threshold is 0 to 1; got 1.5"),
+        ({"cutmix": -0.1}, "cutmix is 0 to 1; got -0.1"),
+        ({"every": 0}, "every must be at least 1; got 0"),
+        ({"every": 1.5}, "every must be a whole number; got 1.5"),
+        ({"warmup": -1}, "warmup must be at least 0; got -1"),
+        (
+            {"shares": {"edge": 1}},
+            "unknown task 'edge' in consistency.shares; did you mean 'edges'",
+        ),
+        ({"shares": {"edges": 0.5}}, "shares are whole numbers; got 0.5 for edges"),
+        ({"shares": 3}, "shares is a table of tasks; got 3"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConsistencyConfig(**changes)
+
+
+def test_settings_are_read_from_a_file_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        "average = 0.99\n[consistency]\nweight = 1.0\nevery = 3\nshares = { normals = 2 }\n"
+    )
+    config = TrainConfig.load(file)
+    assert config.consistency == ConsistencyConfig(1.0, every=3, shares={"normals": 2})
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    assert [step for step in range(9) if config.consistency.due(step)] == [2, 5, 8]
+    assert not any(ConsistencyConfig().due(step) for step in range(9))
