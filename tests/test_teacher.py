@@ -125,8 +125,8 @@ def test_rules_and_sampling_read_the_teacher(root: Path) -> None:
     parts = DEFAULT_TASKS.index("parts")
     np.testing.assert_array_equal(sample.palette, np.where(TEACHER == 15, parts, 255))
     np.testing.assert_array_equal(sample.valid[0], TEACHER != 255)
-    assert sampling_weights(plain, 0, {}).tolist() == [1, 0]
-    assert sampling_weights(taught, 0, {}).tolist() == [1, 1]
+    assert sampling_weights(plain, {}).tolist() == [1, 0]
+    assert sampling_weights(taught, {}).tolist() == [1, 1]
     # Class 15 is on one of the two photographs, 8 on the other.
     assert sampling_weights(taught, 2, {}).tolist() == pytest.approx([2, 2])
 

@@ -583,7 +583,7 @@ def test_a_resumed_run_with_consistency_has_the_same_numbers(
     config = replace(consistent, auxiliary=0.5, phases=phases)
     Trainer(config, tmp_path / "a").train()
     with pytest.raises(KeyboardInterrupt):
-        Trainer(config, tmp_path / "b", interrupted(4)).train()
+        Trainer(config, tmp_path / "b", interrupted(2)).train()
     torch.manual_seed(9)
     trainer = Trainer(replace(config, workers=1), tmp_path / "b")
     assert trainer.step == 3
