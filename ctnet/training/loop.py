@@ -36,7 +36,7 @@ from ctnet.training.datasets import (
     sampling_weights,
 )
 from ctnet.training.device_data import DeviceData, SharedBatch, SharedBatches, batch_palettes
-from ctnet.training.phases import Span
+from ctnet.training.phases import Span, differences
 from ctnet.training.run_log import RunLog
 from ctnet.training.sampling import Balance, ClassDraws, count_classes
 from ctnet.training.transforms import training_transform
@@ -47,11 +47,6 @@ LOG_EVERY = 20
 
 PALETTES = 1
 """Separates the chance of palettes from that of batches."""
-
-
-FREE = ("steps", "decay", "device", "workers", "validate_every", "validate_images", "cache",
-        "phases")  # fmt: skip
-"""Fields that may differ when a run goes on; of the phases, those that have not begun."""
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -420,7 +415,7 @@ class TrainingLoop(ABC, Generic[Network]):
         state = torch.load(path, map_location=self.device, weights_only=True)
         # A run from before a field existed had the field's default.
         theirs = TrainConfig.from_dict(state["config"])
-        differ = _differences(self.config, theirs, state["step"])
+        differ = differences(self.config, theirs, state["step"])
         if differ:
             raise ValueError(
                 f"{self.folder} holds a run of another configuration (differs in "
@@ -435,21 +430,6 @@ class TrainingLoop(ABC, Generic[Network]):
         self.scaler.load_state_dict(state["scaler"])
         if self.auxiliary is not None:
             self.auxiliary.load_state_dict(state["auxiliary"])
-
-
-def _differences(ours: TrainConfig, theirs: TrainConfig, step: int) -> list[str]:
-    """Returns the fields in which a run of so many steps is not what it would be by ``ours``."""
-    differ: list[str] = []
-    begun = [span for span in theirs.spans if span.start < step]
-    for span in begun:
-        own = ours.span_at(span.start)
-        if own.start != span.start:
-            return ["phases"]
-        mine, other = own.config.to_dict(), span.config.to_dict()
-        differ += [k for k in mine if k not in FREE and mine[k] != other[k] and k not in differ]
-    if ours.span_at(step - 1).start != begun[-1].start:
-        return ["phases"]
-    return differ
 
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:

@@ -21,6 +21,10 @@ PHASE_FIELDS = (
 )  # fmt: skip
 """Fields of :class:`~.config.TrainConfig` that a phase may change."""
 
+FREE = ("steps", "decay", "device", "workers", "validate_every", "validate_images", "cache",
+        "phases")  # fmt: skip
+"""Fields that may differ when a run goes on; of the phases, those that have not begun."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -107,3 +111,27 @@ def stretch(phases: Sequence[Phase], steps: int) -> tuple[Phase, ...]:
         found.append(Phase(end - start, phase.name, phase.changes))
         start = end
     return tuple(found)
+
+
+def differences(ours: TrainConfig, theirs: TrainConfig, step: int) -> list[str]:
+    """Finds what keeps a run from going on by another configuration.
+
+    Args:
+        ours: The configuration to go on by.
+        theirs: That of the run.
+        step: Steps that the run has done.
+
+    Returns:
+        Names of the fields that differ in a phase that has begun, but for :data:`FREE`.
+    """
+    differ: list[str] = []
+    begun = [span for span in theirs.spans if span.start < step]
+    for span in begun:
+        own = ours.span_at(span.start)
+        if own.start != span.start:
+            return ["phases"]
+        mine, other = own.config.to_dict(), span.config.to_dict()
+        differ += [k for k in mine if k not in FREE and mine[k] != other[k] and k not in differ]
+    if ours.span_at(step - 1).start != begun[-1].start:
+        return ["phases"]
+    return differ
