@@ -28,7 +28,11 @@ from ctnet.networks.windows import whole
 from ctnet.palette_batches import make_palettes
 from ctnet.rules import R1, R2, RRND
 
-ENCODERS = {"paper": "resnet34", "compact": "efficientnet_lite0"}
+ENCODERS = {
+    "paper": "resnet34",
+    "compact": "efficientnet_lite0",
+    "light": "efficientnet_lite0",
+}
 """Encoder of each size; the size's name is the decoder's."""
 
 TRAINING_BATCH = 4
