@@ -344,7 +344,8 @@ def _label_tables(args: argparse.Namespace) -> int:
         print(
             f"{report.task:<10} S {report.table:.1f} / {report.anchors:.1f}, {args.rule} "
             f"{report.rule_table:.1f} / {report.rule_anchors:.1f}"
-            f"{'' if report.gains else ': no table'} ({report.photographs} photographs, "
+            f"{'' if report.task in model.label_tables.tasks else ': no table'} "
+            f"({report.photographs} photographs, {report.rarest} of the rarest class, "
             f"{report.choice})"
         )
     print(f"written: {save_checkpoint(model, args.out, args.half)}")

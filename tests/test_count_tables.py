@@ -78,15 +78,14 @@ def test_every_labeled_pixel_counts_in_its_cell(make_model, source, task, rule):
     # Rounding may move an output over the border of a cell.
     assert np.abs(found.counted.numpy().reshape(counted.shape) - counted).sum() <= 0.001 * pixels
     assert np.abs(found.anchors.numpy() - confusion).sum() <= 0.001 * pixels
-    assert torch.equal(found.measured, found.counted)
 
 
-def test_sources_that_a_task_is_not_measured_on_count_but_do_not_judge(make_model, source):
-    for row in source.rows[:3]:
-        row["source"] = "ecssd"
-    (counts,) = count_labels(make_model(), source, ["seg"], progress=False)
-    everywhere = counts.everywhere
-    assert everywhere.counted.sum() == 2 * everywhere.measured.sum() == 6 * 36 * 48
+def test_only_sources_with_the_best_labels_of_a_task_count(make_model, source):
+    for row, name in zip(source.rows, ("ecssd", "ecssd", "ccp", "voc", "coco", "nyu"), strict=True):
+        row["source"] = name
+    seg, parts = count_labels(make_model(), source, ["seg", "parts"], progress=False)
+    assert (seg.photographs, parts.photographs) == (2, 3)
+    assert seg.everywhere.counted.sum() == 2 * 36 * 48
 
 
 def eq_5(classes, cells):
@@ -101,7 +100,9 @@ def eq_5(classes, cells):
 def counts():
     """Counts of nothing, for parts."""
     prior = torch.from_numpy(eq_5(7, 24).reshape(-1, 7))
-    return Counts(get_task("parts"), prior, RuleCounts.empty(7), RuleCounts.empty(7), 10)
+    return Counts(
+        get_task("parts"), prior, RuleCounts.empty(7), RuleCounts.empty(7), torch.arange(7), 10
+    )
 
 
 def filtered(smooth, passes):
@@ -133,8 +134,6 @@ def test_a_table_is_smoothed_counts_and_eq_5_weighed_by_frequency(
     wanted /= wanted.sum(-1, keepdims=True)
     found = make_table(counts, TableChoice(power, passes, share)).numpy()
     np.testing.assert_allclose(found.reshape(wanted.shape), wanted, rtol=1e-6)
-    only = make_table(counts, TableChoice(power, passes, share, measured_only=True))
-    torch.testing.assert_close(only, counts.prior, rtol=1e-6, atol=0)
 
 
 def fill(counts, label_of_cell, seed=0):
@@ -147,7 +146,6 @@ def fill(counts, label_of_cell, seed=0):
         label = label_of_cell(nearest[where], generator)
         found = torch.bincount(where * classes + label, minlength=cells * classes)
         counts.counted[fold] += found.view(cells, classes)
-        counts.measured[fold] += found.view(cells, classes)
         pairs = label * classes + nearest[where]
         found = torch.bincount(pairs, minlength=classes**2)
         counts.anchors[fold] += found.view(classes, classes)
@@ -189,7 +187,7 @@ def test_what_a_rule_asks_for_is_read_no_worse(counts):
 
 def test_tables_are_added_and_nothing_else_changes(make_model, source, photo):
     model = make_model()
-    read, reports = add_label_tables(model, source, progress=False)
+    read, reports = add_label_tables(model, source, progress=False, min_photographs=0)
     assert [report.task for report in reports] == ["seg", "parts"]
     assert read.config.label_tables == tuple(report.task for report in reports if report.gains)
     assert model.config.label_tables == ()
@@ -202,12 +200,23 @@ def test_tables_are_added_and_nothing_else_changes(make_model, source, photo):
 
 def test_tables_of_other_tasks_stay(make_model, source):
     model = make_model()
-    counted, reports = add_label_tables(model, source, ["seg"], progress=False)
+    counted, reports = add_label_tables(model, source, ["seg"], progress=False, min_photographs=0)
     assert reports[0].gains
     again, _ = add_label_tables(counted, source, ["parts"], progress=False)
     assert "seg" in again.config.label_tables
     kept = (network.label_tables.reader("seg").table for network in (counted, again))
     assert torch.equal(*kept)
+
+
+def test_a_class_on_few_photographs_leaves_a_task_to_eq_5(make_model, source):
+    """Five of the 21 classes are on six photographs, the others on none."""
+    model = make_model()
+    read, (report,) = add_label_tables(model, source, ["seg"], progress=False)
+    assert report.rarest == 0 and read.config.label_tables == ()
+    labels = [np.unique(source.load(i)["seg"]) for i in range(6)]
+    (counts,) = count_labels(model, source, ["seg"], progress=False)
+    wanted = [sum(c in found for found in labels) for c in range(21)]
+    assert counts.shown.tolist() == wanted and max(wanted) == 6
 
 
 def test_the_mode_of_a_network_stays(make_model, source):

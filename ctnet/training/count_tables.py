@@ -1,16 +1,18 @@
 """Counts label tables: which classes the labels have where a network gives which output.
 
-On every photograph with labels of a task the network does that task everywhere (S), and where the
-palette of a semantic rule asks for it. Each labeled pixel counts for its class in the cell of the
-cube that its output fell into. The counts are smoothed over neighboring cells, mixed with the
-probabilities of eq. 5 where few or none were counted, and weighed by the frequency of each class to
-a negative power, so that rare classes are not read away. Both ways of asking count, because they
-differ in what is likely: R2 never asks for the segmentation of background, which is most of what
-there is to segment under S.
+On every photograph of the sources whose labels of a task are best, the network does that task
+everywhere (S), and where the palette of a semantic rule asks for it. Each labeled pixel counts for
+its class in the cell of the cube that its output fell into. The counts are smoothed over
+neighboring cells, mixed with the probabilities of eq. 5 where few or none were counted, and weighed
+by the frequency of each class to a negative power, so that rare classes are not read away. Both
+ways of asking count, because they differ in what is likely: R2 never asks for the segmentation of
+background, which is most of what there is to segment under S.
 
 What is free is chosen by cross-validation over photographs, which judges a table on photographs
 that did not count for it: the table that reads best under S among those that read no worse than
-eq. 5 under the rule. All of that needs one pass of the network.
+eq. 5 under the rule. A class that few photographs show is read badly by counts, and what few show
+cross-validation cannot tell, so that a table needs some photographs of every class. All of that
+needs one pass of the network.
 """
 
 from __future__ import annotations
@@ -53,18 +55,20 @@ MIN_GAIN = 0.1
 """Least gain in mIoU points under S, in cross-validation, for which a task gets a table."""
 
 
+MIN_PHOTOGRAPHS = 10
+"""Least photographs that show a class, for every class of a task that gets a table."""
+
+
 @dataclass(frozen=True)
 class RuleCounts:
     """Labels by cell of the cube, fold by fold, under one rule.
 
     Attributes:
         counted: Labeled pixels (F,M,C) by fold, cell and class, M = G * G * G.
-        measured: Those of the sources that the task is measured on.
-        anchors: Pixels (F,C,C) of these by class and the class that eq. 5 reads.
+        anchors: The same pixels (F,C,C) by class and the class that eq. 5 reads.
     """
 
     counted: Tensor
-    measured: Tensor
     anchors: Tensor
 
     @classmethod
@@ -72,26 +76,23 @@ class RuleCounts:
         """Returns counts of nothing."""
         # Whole numbers of pixels, more than single precision counts.
         counts = torch.zeros(FOLDS, table_cells(classes) ** 3, classes, dtype=torch.float64)
-        return cls(counts, counts.clone(), counts.new_zeros(FOLDS, classes, classes))
+        return cls(counts, counts.new_zeros(FOLDS, classes, classes))
 
-    def add(self, fold: int, outputs: Tensor, labels: Tensor, anchors: AnchorReader | None) -> None:
+    def add(self, fold: int, outputs: Tensor, labels: Tensor, anchors: AnchorReader) -> None:
         """Adds pixels of a photograph.
 
         Args:
             fold: Fold of the photograph.
             outputs: Raw outputs (P,3).
             labels: Classes (P,).
-            anchors: Reads by eq. 5; None where the task is not measured on this source.
+            anchors: Reads by eq. 5.
         """
         cells, classes = self.counted.shape[1:]
         index = cell_index(outputs, table_cells(classes)) * classes + labels
         found = torch.bincount(index, minlength=cells * classes).view(cells, classes)
         self.counted[fold] += found
-        if anchors is not None:
-            self.measured[fold] += found
-            pairs = labels * classes + anchors.classes(outputs)
-            square = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-            self.anchors[fold] += square
+        pairs = labels * classes + anchors.classes(outputs)
+        self.anchors[fold] += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Counts:
         prior: Probabilities (M,C) of eq. 5 at the cells' centers.
         everywhere: Counts where the task is asked everywhere.
         ruled: Counts where the rule asks for it; all 0 where it never does.
+        shown: Photographs (C,) that show each class.
         photographs: Photographs that counted.
     """
 
@@ -110,6 +112,7 @@ class Counts:
     prior: Tensor
     everywhere: RuleCounts
     ruled: RuleCounts
+    shown: Tensor
     photographs: int = 0
 
 
@@ -121,13 +124,11 @@ class TableChoice:
         power: Power of the class frequencies.
         passes: Box filters over the counts.
         share: Weight of a pixel that the rule asks for, against 1 of one under S.
-        measured_only: Count only the sources that the task is measured on.
     """
 
     power: float = 0.2
     passes: int = 1
     share: float = 1.0
-    measured_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class TableReport:
     Attributes:
         task: Name of the task.
         photographs: Photographs that counted.
+        rarest: Photographs that show the class that the fewest show.
         anchors: mIoU of eq. 5 under S, in percent.
         table: mIoU of the table under S, in percent.
         rule_anchors: mIoU of eq. 5 under the rule, in percent; NaN where it does not ask.
@@ -146,6 +148,7 @@ class TableReport:
 
     task: str
     photographs: int
+    rarest: int
     anchors: float
     table: float
     rule_anchors: float
@@ -154,8 +157,8 @@ class TableReport:
 
     @property
     def gains(self) -> bool:
-        """Whether the table reads better."""
-        return self.table >= self.anchors + MIN_GAIN
+        """Whether the table reads better under S, and no worse under the rule."""
+        return self.table >= self.anchors + MIN_GAIN and not self.rule_table < self.rule_anchors
 
 
 def add_label_tables(
@@ -165,6 +168,7 @@ def add_label_tables(
     limit: int | None = None,
     progress: bool = True,
     rule: str = "R2",
+    min_photographs: int = MIN_PHOTOGRAPHS,
 ) -> tuple[CompositeModel, tuple[TableReport, ...]]:
     """Gives a network label tables for the tasks where they read better than eq. 5.
 
@@ -177,6 +181,8 @@ def add_label_tables(
         limit: Most photographs, taken evenly; None takes all.
         progress: Show a progress bar.
         rule: Semantic rule under which tables must read no worse than eq. 5.
+        min_photographs: Least photographs that show a class, for every class of a task that gets
+            a table.
 
     Returns:
         The network with its tables, in eval mode, and a report on each task that was counted.
@@ -208,7 +214,7 @@ def add_label_tables(
             )
         report = choose(counts)
         reports.append(report)
-        if report.gains:
+        if report.gains and report.rarest >= min_photographs:
             cells = table_cells(len(counts.task.classes))
             table = make_table(counts, report.choice)
             found[counts.task.name] = table.log().half().view(cells, cells, cells, -1)
@@ -244,11 +250,15 @@ def count_labels(
     """
     counts = [_empty(model, get_task(task)) for task in tasks]
     photographs = [0] * len(tasks)
-    labeled = [i for i in range(len(source.ids)) if any(source.kind(i, t) for t in tasks)]
+    measured_on = {task: source.measured_on(task, False) for task in tasks}
+    labeled = [
+        i
+        for i in range(len(source.ids))
+        if any(source.kind(i, t) and source.origin(i) in measured_on[t] for t in tasks)
+    ]
     if limit is not None and len(labeled) > limit:
         labeled = [labeled[k * len(labeled) // limit] for k in range(limit)]
     dataset = CompositeDataset(source, get_rule(rule, model.tasks), model.tasks)
-    measured_on = [source.measured_on(task, False) for task in tasks]
     with evaluating(model), model.inference():
         for index in tqdm(labeled, "label tables", unit="image", disable=not progress):
             sample = dataset[index]
@@ -258,15 +268,15 @@ def count_labels(
             for number, entry in enumerate(counts):
                 task = model.tasks.index(entry.task.name)
                 valid = sample.valid[task]
-                if not bool(valid.any()):
+                best = source.origin(index) in measured_on[entry.task.name]
+                if not best or not bool(valid.any()):
                     continue
                 photographs[number] += 1
-                reader = None
-                if source.origin(index) in measured_on[number]:
-                    reader = AnchorReader(task_anchors(entry.task, model.config.anchors))
+                reader = AnchorReader(task_anchors(entry.task, model.config.anchors))
                 palette = torch.full_like(sample.palette, task)
                 outputs = _pixels(model.decode(features, palette))
                 labels = sample.labels[entry.task.name]
+                entry.shown[torch.unique(labels[valid])] += 1
                 entry.everywhere.add(fold, outputs[valid], labels[valid], reader)
                 asked = valid & (sample.palette == task)
                 entry.ruled.add(fold, ruled[asked], labels[asked], reader)
@@ -285,7 +295,8 @@ def _empty(model: CompositeModel, task: TaskSpec) -> Counts:
     grid = torch.cartesian_prod(centers, centers, centers)
     reader = AnchorReader(task_anchors(task, model.config.anchors))
     prior = reader.probabilities(torch.logit(grid)).double()
-    return Counts(task, prior, RuleCounts.empty(classes), RuleCounts.empty(classes))
+    rules = RuleCounts.empty(classes), RuleCounts.empty(classes)
+    return Counts(task, prior, *rules, torch.zeros(classes, dtype=torch.int64))
 
 
 def make_table(counts: Counts, choice: TableChoice) -> Tensor:
@@ -298,16 +309,9 @@ def make_table(counts: Counts, choice: TableChoice) -> Tensor:
     Returns:
         p(class | cell) (M,C).
     """
-    counted = [x.sum(0) for x in _folds(counts, choice.measured_only)]
+    counted = [rule.counted.sum(0) for rule in (counts.everywhere, counts.ruled)]
     smooth = [_smooth(x, choice.passes) for x in counted]
     return _weigh(counts.prior, counted[0].sum(0), smooth, choice)
-
-
-def _folds(counts: Counts, measured_only: bool) -> tuple[Tensor, Tensor]:
-    """Returns the counts (F,M,C) under S and under the rule."""
-    rules = (counts.everywhere, counts.ruled)
-    everywhere, ruled = (rule.measured if measured_only else rule.counted for rule in rules)
-    return everywhere, ruled
 
 
 def _smooth(counted: Tensor, passes: int) -> Tensor:
@@ -343,11 +347,12 @@ def choose(counts: Counts) -> TableReport:
         best = TableReader(table).best().long()
         totals = read.setdefault(choice, [torch.zeros_like(rule.anchors[0]) for rule in rules])
         for rule, total in zip(rules, totals, strict=True):
-            total.index_add_(1, best, rule.measured[fold].T.contiguous())
+            total.index_add_(1, best, rule.counted[fold].T.contiguous())
     reports = [
         TableReport(
             task=counts.task.name,
             photographs=counts.photographs,
+            rarest=int(counts.shown.min()),
             anchors=anchors,
             table=mean_iou(everywhere),
             rule_anchors=rule_anchors,
@@ -362,14 +367,11 @@ def choose(counts: Counts) -> TableReport:
 
 def _held_out_tables(counts: Counts) -> Iterator[tuple[TableChoice, int, Tensor]]:
     """Yields every choice, a fold, and the table that the other folds make by that choice."""
-    shares = SHARES if bool(counts.ruled.measured.any()) else SHARES[:1]
-    differ = not torch.equal(counts.everywhere.counted, counts.everywhere.measured)
-    for only, passes in product((False, True) if differ else (False,), PASSES):
-        folds = _folds(counts, only)
-        for held_out in range(FOLDS):
-            others = [fold for fold in range(FOLDS) if fold != held_out]
-            counted = [x[others].sum(0) for x in folds]
-            smooth = [_smooth(x, passes) for x in counted]
-            for power, share in product(POWERS, shares):
-                choice = TableChoice(power, passes, share, only)
-                yield choice, held_out, _weigh(counts.prior, counted[0].sum(0), smooth, choice)
+    shares = SHARES if bool(counts.ruled.counted.any()) else SHARES[:1]
+    for passes, held_out in product(PASSES, range(FOLDS)):
+        others = [fold for fold in range(FOLDS) if fold != held_out]
+        counted = [rule.counted[others].sum(0) for rule in (counts.everywhere, counts.ruled)]
+        smooth = [_smooth(x, passes) for x in counted]
+        for power, share in product(POWERS, shares):
+            choice = TableChoice(power, passes, share)
+            yield choice, held_out, _weigh(counts.prior, counted[0].sum(0), smooth, choice)

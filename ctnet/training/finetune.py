@@ -17,7 +17,7 @@ from ctnet.training.trainer import Trainer
 from ctnet.zoo import load
 from ctnet.zoo.checkpoint import save_checkpoint
 
-TABLE_PHOTOGRAPHS = 500
+TABLE_PHOTOGRAPHS = 1500
 """Most photographs that label tables are counted on after fine-tuning."""
 
 CHECKPOINT = "checkpoint"
