@@ -3,6 +3,7 @@
 import csv
 import os
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +25,9 @@ TINY = DecoderConfig(
     embedding=12,
 )
 """A decoder whose widths all differ, so that none can stand in for another."""
+
+SUBPIXEL = replace(TINY, image=(3,), depthwise=(3, 5, 0, 3, 0), subpixel=True)
+"""One whose stages are separable, whose last one works at stride 2."""
 
 
 def draw_ids(kind, size, generator, tasks=5):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,14 +18,17 @@ from ctnet.training.datasets import Sample
 from ctnet.training.losses import CompositeLoss
 
 DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)
+SUBPIXEL = replace(DECODER, image=(3,), depthwise=(3, 5, 3, 3, 3), subpixel=True)
 WEIGHTS = {"seg": 2.0, "normals": 3.0}
 CLASS_WEIGHTS = {"parts": torch.linspace(0.5, 2, 7)}
 
 
-@pytest.fixture(params=["ctn", "mhn", "stn"])
+@pytest.fixture(params=["ctn", "mhn", "stn", "ctn, subpixel"])
 def model(request: pytest.FixtureRequest) -> CompositeModel:
     torch.manual_seed(0)
-    return build(ModelConfig(request.param, "efficientnet_lite0", DECODER)).train()
+    system, _, subpixel = request.param.partition(", ")
+    decoder = SUBPIXEL if subpixel else DECODER
+    return build(ModelConfig(system, "efficientnet_lite0", decoder)).train()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import SUBPIXEL, TINY
 
 from ctnet.networks import conditioning
 from ctnet.networks.conditioning import (
@@ -93,8 +94,25 @@ def literal_norm(x, module, embedding_map):
     return gamma * batch_norm(x, module.norm) + beta
 
 
+def literal_conv(x, block):
+    """A full convolution, one that is a product of two, pixels put to their places one by one."""
+    conv = block.conv
+    if hasattr(conv, "pointwise"):
+        kernel = conv.pointwise.weight * conv.depthwise.weight
+        x = F.conv2d(x, kernel, conv.depthwise.bias, padding=kernel.shape[2] // 2)
+    else:
+        padding = (conv.weight.shape[2] - 1) // 2
+        x = F.conv2d(x, conv.weight, conv.bias, conv.stride, padding)
+    if block.factor == 1:
+        return x
+    pixels = x.new_zeros(len(x), x.shape[1] // 4, 2 * x.shape[2], 2 * x.shape[3])
+    for row, column in itertools.product(range(2), range(2)):
+        pixels[..., row::2, column::2] = x[:, 2 * row + column :: 4]
+    return pixels
+
+
 def literal_block(x, block, maps):
-    x = F.conv2d(x, block.conv.weight, block.conv.bias, padding=block.conv.weight.shape[2] // 2)
+    x = literal_conv(x, block)
     if maps is None:
         weight, bias = (p[:, None, None] for p in (block.norm.weight, block.norm.bias))
         return leaky(batch_norm(x, block.norm) * weight + bias)
@@ -104,13 +122,16 @@ def literal_block(x, block, maps):
 
 
 def literal_decoder(decoder, image, features, maps, align_corners):
-    """The U-Net of the paper: skips at strides 2 to 32, two blocks on the image, five stages."""
+    """The U-Net of the paper: skips at strides 2 to 32, blocks on the image, five stages."""
     at2, at4, at8, at16, at32 = (
         literal_block(x, skip, maps) for x, skip in zip(features, decoder.skips, strict=True)
     )
-    at1 = literal_block(literal_block(image, decoder.image[0], maps), decoder.image[1], maps)
+    own = image
+    for block in decoder.image:
+        own = literal_block(own, block, maps)
     x = at32
-    for stage, side in zip(decoder.stages, (at16, at8, at4, at2, at1), strict=True):
+    for stage, side in zip(decoder.stages, (at16, at8, at4, at2, own), strict=True):
+        # To the same size where the last stage works at stride 2: nothing changes.
         x = F.interpolate(x, size=side.shape[2:], mode="bilinear", align_corners=align_corners)
         x = literal_block(torch.cat([x, side], 1), stage, maps)
     return F.conv2d(x, decoder.head.weight, decoder.head.bias)
@@ -158,6 +179,10 @@ def random_fractions(shape, seed=0):
 
 
 class TestAgainstLiteral:
+    @pytest.fixture(params=[TINY, SUBPIXEL], ids=["tiny", "subpixel"])
+    def model(self, request, make_model):
+        return make_model("ctn", decoder=request.param).double()
+
     @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_ctn_and_all_its_gradients(self, model, image, make_ids, layout, train):
@@ -196,9 +221,10 @@ class TestAgainstLiteral:
             difference = model(image, palette) - literal_ctn(model, image, palette)
         assert difference.abs().max() <= 1e-10
 
+    @pytest.mark.parametrize("decoder", ["compact", "light"])
     @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_compact_network_without_gradients(self, make_model, image, make_ids, layout):
-        model = make_model("ctn", decoder="compact").double()
+    def test_small_networks_without_gradients(self, make_model, image, make_ids, layout, decoder):
+        model = make_model("ctn", decoder=decoder).double()
         palette = make_ids(layout, (2, 64, 32))
         with torch.no_grad():
             difference = model(image, palette) - literal_ctn(model, image, palette)
@@ -325,7 +351,9 @@ class TestGradcheck:
     def check(self, make_levels, side, train, *extra):
         torch.manual_seed(0)
         config = DecoderConfig(stages=(1,) * 5, hidden=(3,) * 6, embedding=2, bias=True)
-        block = Block(1, 2, 1, 2, config, conditioned=True).double().train(train)
+        block = (
+            Block(torch.nn.Conv2d(1, 2, 1), 2, 2, config, conditioned=True).double().train(train)
+        )
         names, parameters = zip(*block.named_parameters(), strict=True)
         x = torch.randn(1, 1, side, side, dtype=torch.float64, requires_grad=True)
         embeddings = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import SUBPIXEL, TINY
 from PIL import Image
 
 import benchmarks.export
@@ -73,13 +73,13 @@ def file(model, tmp_path_factory):
 class TestGraph:
     """The graph itself, without any other runtime."""
 
+    @pytest.mark.parametrize("decoder", [TINY, SUBPIXEL], ids=["tiny", "subpixel"])
     @pytest.mark.parametrize("kind", [*KINDS, "unrequested", "curved"])
-    def test_is_the_same_network(self, model, make_ids, kind):
-        model, size = model.double(), (2, 40, 33)
+    def test_is_the_same_network(self, make_model, make_ids, kind, decoder):
+        model, size = make_model("ctn", decoder=decoder).double(), (2, 40, 33)
         image, palette = picture(size).double(), make_ids(kind, size)
         with torch.no_grad():
             difference = portable(model)(image, palette) - model(image, palette)
-        model.float()
         assert difference.abs().max() <= 1e-10
 
     def test_leaves_the_network_as_it_is(self, model):
@@ -118,16 +118,31 @@ class TestOnnx:
         assert (found - own).abs().max() <= 1e-4
         assert 1e-4 < (found - expected).abs().max() < 0.1 * expected.abs().max()
 
+    @pytest.mark.parametrize("int8", [False, True], ids=["float", "int8"])
+    def test_a_subpixel_decoder(self, make_model, make_ids, tmp_path, int8):
+        model = make_model("ctn", decoder="light")
+        session = open_session(export(model, tmp_path / "light.onnx", int8=int8))
+        if not int8:
+            assert_agrees(answers_of(session), model, make_ids, SIZES[1:4])
+            return
+        image, palette = picture((1, 64, 64)), make_ids("mosaic", (1, 64, 64))
+        with torch.no_grad():
+            expected = model(image, palette)
+        found = answers_of(session)(image, palette)
+        assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+    @pytest.mark.parametrize("base", [TINY, SUBPIXEL], ids=["tiny", "subpixel"])
     @pytest.mark.parametrize("system", ["mhn", "stn"])
-    def test_other_systems(self, make_model, make_ids, tmp_path, system):
+    def test_other_systems(self, make_model, make_ids, tmp_path, system, base):
         tasks = ("seg", "normals")
-        corners = replace(TINY, align_corners=True, bias=True, skips=None, image=None)
+        corners = replace(base, align_corners=True, bias=True, skips=None, image=None)
         model = make_model(system, decoder=corners, tasks=tasks)
         session = open_session(export(model, tmp_path / "model.onnx"))
         assert_agrees(answers_of(session), model, make_ids, SIZES[1:3], ["mosaic", "partly"])
 
-    def test_palette_network(self, tmp_path):
-        config = ModelConfig("palette", decoder=TINY, tasks=("seg", "parts", "edges"))
+    @pytest.mark.parametrize("decoder", [TINY, SUBPIXEL], ids=["tiny", "subpixel"])
+    def test_palette_network(self, tmp_path, decoder):
+        config = ModelConfig("palette", decoder=decoder, tasks=("seg", "parts", "edges"))
         network = PaletteNetwork(config).eval()
         session = open_session(export(network, tmp_path / "palette.onnx"))
         assert [x.name for x in session.get_outputs()] == ["scores"]

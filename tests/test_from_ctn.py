@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import SUBPIXEL, TINY
 
 from ctnet.networks.composite import build
 from ctnet.networks.from_ctn import adapt_weights
@@ -13,9 +14,14 @@ from ctnet.training.config import TrainConfig
 from ctnet.training.trainer import Trainer
 
 
+@pytest.fixture(params=[TINY, SUBPIXEL], ids=["tiny", "subpixel"])
+def decoder(request):
+    return request.param
+
+
 @pytest.mark.parametrize("task", DEFAULT_TASKS)
-def test_a_specialized_decoder_does_what_the_ctn_does(make_model, task):
-    model = make_model().double()
+def test_a_specialized_decoder_does_what_the_ctn_does(make_model, decoder, task):
+    model = make_model(decoder=decoder).double()
     number = DEFAULT_TASKS.index(task)
     image = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     with torch.inference_mode():
@@ -26,8 +32,8 @@ def test_a_specialized_decoder_does_what_the_ctn_does(make_model, task):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
-def test_a_palette_network_starts_from_segmentation(make_model):
-    model = make_model()
+def test_a_palette_network_starts_from_segmentation(make_model, decoder):
+    model = make_model(decoder=decoder)
     config = replace(model.config, system="palette")
     network = PaletteNetwork(config).eval()
     network.load_state_dict(adapt_weights(model.state_dict(), config), strict=True)
@@ -42,8 +48,8 @@ def test_a_palette_network_starts_from_segmentation(make_model):
 
 
 @pytest.mark.parametrize("system", ["mhn", "stn"])
-def test_a_plain_network_does_what_the_ctn_does(make_model, system):
-    model = make_model()
+def test_a_plain_network_does_what_the_ctn_does(make_model, decoder, system):
+    model = make_model(decoder=decoder)
     config = replace(model.config, system=system)
     plain = build(config).eval()
     plain.load_state_dict(adapt_weights(model.state_dict(), config), strict=True)

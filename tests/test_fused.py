@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
+from conftest import SUBPIXEL, TINY
 from test_conditioning import LAYOUTS, literal_ctn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +24,11 @@ SYSTEMS = ["ctn", "mhn", "stn"]
 DECODERS = {
     "tiny": TINY,
     "corners": replace(TINY, align_corners=True, bias=True, skips=None, image=None),
+    "subpixel": SUBPIXEL,
+    "separable": replace(TINY, align_corners=True, bias=True, depthwise=(5, 0, 3, 7, 3)),
+    "subpixel corners": replace(
+        SUBPIXEL, align_corners=True, bias=True, skips=None, image=None, depthwise=(0,) * 5
+    ),
 }
 
 
@@ -99,7 +104,12 @@ class TestSameAnswers:
             assert (found - before).abs().max() <= bound * max(1, before.abs().max())
 
     @pytest.mark.parametrize(
-        ("encoder", "decoder"), [("efficientnet_lite0", "compact"), ("resnet18", "paper")]
+        ("encoder", "decoder"),
+        [
+            ("efficientnet_lite0", "compact"),
+            ("efficientnet_lite0", "light"),
+            ("resnet18", "paper"),
+        ],
     )
     def test_decoders_of_the_zoo_in_float32(self, make_model, make_ids, encoder, decoder):
         model = make_model("ctn", encoder, decoder)

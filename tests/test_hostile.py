@@ -213,7 +213,7 @@ def test_a_refused_configuration_leaves_no_task_behind(folder):
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_mutated_configurations_are_refused_or_bounded(folder, monkeypatch, examples):
-    model = replace(ModelConfig(), decoder=DECODERS["compact"]).to_dict()
+    model = replace(ModelConfig(), decoder=DECODERS["light"]).to_dict()
     known, outcomes = dict(TASKS), set()
 
     def built(config):
@@ -221,6 +221,7 @@ def test_mutated_configurations_are_refused_or_bounded(folder, monkeypatch, exam
         decoder = config.decoder_config
         lists = (decoder.stages, decoder.skips or (), decoder.image or (), decoder.hidden)
         assert all(1 <= width <= MAX_WIDTH for entries in lists for width in entries)
+        assert len(decoder.depthwise) == 5 and set(decoder.depthwise) <= {0, 3, 5, 7}
         assert 1 <= len(config.tasks) <= MAX_TASKS and 1 <= config.code_length <= MAX_WIDTH
         raise ValueError("built")
 

@@ -431,8 +431,9 @@ class TestConfig:
             ModelConfig("mhn", "resnet18", "paper", ("normals", "seg"), 60),
             ModelConfig("stn", "timm:resnet10t", DECODERS["compact"]),
             ModelConfig(decoder=DecoderConfig((9, 8, 7, 6, 5), image=(2, 3), align_corners=True)),
+            ModelConfig(decoder=DECODERS["light"]),
         ],
-        ids=["default", "named", "stn", "own"],
+        ids=["default", "named", "stn", "own", "light"],
     )
     def test_round_trip_through_json(self, config):
         plain = config.to_dict()
@@ -440,6 +441,14 @@ class TestConfig:
         again = ModelConfig.from_dict(plain)
         assert again == config
         assert again.decoder_config == config.decoder_config
+
+    def test_fields_that_came_later_are_left_out_where_unused(self):
+        plain = ModelConfig(decoder=DECODERS["compact"]).to_dict()
+        assert set(plain["decoder"]) == {
+            "stages", "skips", "image", "hidden", "embedding", "bias", "align_corners", "outputs",
+        }  # fmt: skip
+        later = ModelConfig(decoder=DECODERS["light"]).to_dict()["decoder"]
+        assert later["subpixel"] is True and len(later["depthwise"]) == 5
 
     def test_partial(self):
         assert ModelConfig.from_dict({"tasks": ["seg"]}) == ModelConfig(tasks=("seg",))

@@ -5,14 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import SUBPIXEL, TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctnet.networks import fused, fused_network
 from ctnet.networks.windows import Box
 from ctnet.palette import Palette
 
-DECODERS = {"corners": replace(TINY, align_corners=True, bias=True), "tiny": TINY}
+DECODERS = {
+    "corners": replace(TINY, align_corners=True, bias=True),
+    "tiny": TINY,
+    "subpixel": SUBPIXEL,
+    "subpixel corners": replace(SUBPIXEL, align_corners=True, depthwise=(0, 0, 3, 5, 0)),
+}
 
 
 def picture(*shape, dtype=torch.float64):
@@ -110,8 +115,14 @@ class TestSession:
         edited = palette.clone()
         edited[100:120, 130:140] = 4
         after = session.decode(edited)
-        # The coarsest cells that it touches, and 2 * (16 + 8 + 4 + 2 + 1) pixels around.
-        reached = Box(96 - 62, 128 - 62, 128 + 62, 160 + 62)
+        # The coarsest cells that it touches; around them each stage's upsampling reaches a cell
+        # further, and its kernel.
+        config = model.config.decoder
+        cells = [1 + (side or 3) // 2 for side in config.depthwise]
+        around = sum(stride * n for stride, n in zip((16, 8, 4, 2, 1), cells, strict=True))
+        # Without upsampling, at stride 2.
+        around += 2 * (cells[4] - 1) - cells[4] if config.subpixel else 0
+        reached = Box(96 - around, 128 - around, 128 + around, 160 + around)
         computed = session.computed
         assert computed.join(reached) == (
             reached if not model.config.decoder.align_corners else computed.join(reached)

@@ -16,6 +16,9 @@ System = Literal["ctn", "mhn", "stn", "palette"]
 MAX_TASKS = 64
 """Most tasks of a network: each is a decoder or a whole network more in an MHN and an STN."""
 
+LATER = ("depthwise", "subpixel")
+"""Fields of a decoder's configuration that version 0.1.0 does not know."""
+
 
 def _check_keys(values: Mapping[str, Any], cls: type, name: str) -> None:
     """Checks that values name fields of a dataclass, and all that have no default."""
@@ -141,6 +144,11 @@ class ModelConfig:
         for name in ("anchors", "label_tables"):
             if not plain[name]:
                 del plain[name]
+        if isinstance(self.decoder, DecoderConfig):
+            # What came later is left out where it is not used: older ctnets read the rest.
+            for entry in fields(DecoderConfig):
+                if entry.name in LATER and getattr(self.decoder, entry.name) == entry.default:
+                    del plain["decoder"][entry.name]
         specs = [asdict(get_task(task)) for task in self.tasks if task not in DEFAULT_TASKS]
         return plain | ({"task_specs": json.loads(json.dumps(specs))} if specs else {})
 

@@ -6,10 +6,11 @@ import copy
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctnet.networks.conditioning import ConditionedNorm
-from ctnet.networks.decoder import Block
+from ctnet.networks.decoder import Block, SeparableConv
 from ctnet.networks.efficientnet_lite import ConvNormAct
 from ctnet.networks.encoders import Encoder
 
@@ -38,11 +39,18 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
 
 
 def fold_block(block: Block) -> tuple[Tensor, Tensor]:
-    """Returns a block's kernel (O,I,k,k) and bias (O,), its norm's statistics folded in."""
-    conv, norm = block.conv, block.norm
+    """Returns a block's kernel (O,I,k,k) and bias (C,), its norm's statistics folded in.
+
+    The kernel is the depthwise one (O,1,k,k) of a separable convolution. O is C, or four times C in
+    a subpixel block, as :func:`torch.nn.functional.pixel_shuffle` takes them.
+    """
+    norm = block.norm
+    conv = block.conv.depthwise if isinstance(block.conv, SeparableConv) else block.conv
+    weight, own = cast(nn.Conv2d, conv).weight, cast(nn.Conv2d, conv).bias
     scale, shift = affine_of(norm.norm if isinstance(norm, ConditionedNorm) else norm)
-    bias = shift if conv.bias is None else shift + conv.bias * scale
-    return conv.weight * scale[:, None, None, None], bias
+    bias = shift if own is None else shift + own * scale
+    scale = scale.repeat_interleave(block.factor**2)
+    return weight * scale[:, None, None, None], bias
 
 
 def _rest_of(norm: nn.Module) -> nn.Module:
@@ -71,6 +79,31 @@ def fold_encoder(encoder: Encoder) -> Encoder:
         parent, _, child = name.rpartition(".")
         setattr(folded.get_submodule(parent), child, _rest_of(folded.get_submodule(name)))
     return cast(Encoder, folded.to(memory_format=torch.channels_last))
+
+
+@torch.no_grad()
+def pad_inside(encoder: Encoder) -> Encoder:
+    """Makes depthwise convolutions pad alike on all sides, by zeros in their kernels; in place.
+
+    "Same" padding with stride 2 pads one pixel more after than before, which takes a copy of the
+    wide features; a row and a column of zeros more in the kernel takes less. The answer is the
+    same.
+
+    Args:
+        encoder: A folded encoder.
+
+    Returns:
+        The encoder.
+    """
+    for module in cast(nn.Module, encoder).modules():
+        if isinstance(module, ConvNormAct) and module.asymmetric and module.conv.groups > 1:
+            before, after = module.padding[:2]
+            missing = after - before
+            weight = F.pad(module.conv.weight, (missing, 0, missing, 0))
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            module.conv.weight = nn.Parameter(weight, requires_grad=False)
+            module.conv.padding, module.asymmetric = (after, after), False
+    return encoder
 
 
 def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, str]]:

@@ -4,7 +4,8 @@ In eval mode a conditioned block is h' = leaky(gamma (W x + b - mean) / std + be
 fold into W and beta, which leaves a convolution, a table of scales and shifts, and one look-up per
 pixel. Where a level holds one mixture only, gamma folds into W as well: a plain convolution. On a
 CPU, wide features that a stage would upsample are convolved before that; see
-:mod:`ctnet.networks.upconv`.
+:mod:`ctnet.networks.upconv`. The pixels that a subpixel stage gives stay channels of their cells up
+to the answer: their requests are rearranged, not they.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctnet.networks.conditioning import ConditionedNorm, MixtureMap
-from ctnet.networks.decoder import Block, Decoder
+from ctnet.networks.decoder import Block, Decoder, DecoderConfig, SeparableConv
 from ctnet.networks.folding import fold_block
+from ctnet.networks.fused_kernels import Coarse, FullKernel, Kernel, SeparableKernel
 from ctnet.networks.fused_step import Step, step_by_blocks
-from ctnet.networks.upconv import add_convolved, split_taps
+from ctnet.networks.upconv import split_taps
 from ctnet.networks.windows import (
     Box,
     Plan,
-    convolve,
+    Reach,
     plan,
-    upsample,
     upsampling_reads,
     whole,
 )
@@ -36,7 +37,7 @@ Levels = dict[int, MixtureMap]
 
 Memory = dict[int, Tensor]
 """Of a decoder's last pass over a whole image, by stride: the coarsest skip (32), what the stages
-before the last one gave (16 to 2), and the blocks on the image (1)."""
+before the last one gave (16 to 2), and the blocks on the image (1, also where they work at 2)."""
 
 WIDE = 100
 """Features of at least so many channels are convolved before they are upsampled."""
@@ -77,60 +78,6 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Coarse:
-    """A part of the next coarser level, to be upsampled.
-
-    Attributes:
-        x: Features (N,I,*box.size).
-        box: Where they are in their level.
-        size: Height and width of the whole level.
-        align_corners: How they are upsampled.
-    """
-
-    x: Tensor
-    box: Box
-    size: tuple[int, int]
-    align_corners: bool
-
-    def upsample(self, wanted: Box) -> Tensor:
-        """Returns a part of the finer level (N,I,*wanted.size)."""
-        return upsample(self.x, self.box, wanted, self.size, self.align_corners)
-
-    def convolve(self, y: Tensor, taps: Tensor, wanted: Box) -> None:
-        """Adds to ``y`` (N,O,*wanted.size) a part of the finer level, upsampled and convolved."""
-        add_convolved(y, self.x, taps, self.box, wanted, self.size, self.align_corners)
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A convolution.
-
-    Attributes:
-        weight: Kernel (O,I,k,k).
-        bias: Bias (O,), or None.
-        taps: Kernel for features of the coarser level; None where they are upsampled first and
-            are among the I.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    taps: Tensor | None = None
-
-    def __call__(self, x: Tensor, has: Box, wanted: Box, coarse: Coarse | None) -> Tensor:
-        """Maps a part of a level (N,I,*has.size) to (N,O,*wanted.size)."""
-        y = convolve(x, self.weight, self.bias, has, wanted)
-        y = y.contiguous(memory_format=torch.channels_last)
-        if coarse is not None and self.taps is not None:
-            coarse.convolve(y, self.taps, wanted)
-        return y
-
-    def scaled(self, scale: Tensor, shift: Tensor) -> Kernel:
-        """Returns the convolution whose answer is scaled and shifted, by (O,) each."""
-        taps = None if self.taps is None else self.taps * scale.repeat(3)
-        return Kernel(self.weight * scale[:, None, None, None], shift, taps)
-
-
-@dataclass(frozen=True)
 class Prepared:
     """A convolution of an image that is the same for every task.
 
@@ -152,6 +99,8 @@ class FusedBlock:
         kernel: The convolution, the norm's statistics folded in; without bias if conditioned.
         affine: Scales and shifts of a conditioned block, None of a plain one.
         step: How scales and shifts are applied.
+        factor: Cells of its level in each direction for one of the convolution's answer, whose
+            channels are theirs: 2 of a subpixel block.
         folded: Kernels by task, of those that were asked for everywhere.
     """
 
@@ -159,6 +108,7 @@ class FusedBlock:
     kernel: Kernel
     affine: Affine | None
     step: Step
+    factor: int = 1
     folded: dict[int, Kernel] = field(default_factory=dict, repr=False)
 
     def __call__(
@@ -169,17 +119,29 @@ class FusedBlock:
         level: MixtureMap | None,
         coarse: Coarse | None = None,
     ) -> Tensor:
-        """Maps a part of a level (N,I,*has.size), and of the coarser one, to (N,O,*wanted.size)."""
+        """Maps a part of a level (N,I,*has.size), and of the coarser one, to (N,O,*wanted.size).
+
+        The level of mixtures is of the cells that are wanted, or with a factor of theirs.
+        """
         if level is None or level.index is None:
             return F.leaky_relu_(self._kernel(level)(x, has, wanted, coarse))
         y = self.kernel(x, has, wanted, coarse)
         scale, shift = self._table(level)
-        self.step(y.permute(0, 2, 3, 1).view(-1, y.shape[1]), scale, shift, level.index.flatten())
+        cells = y.permute(0, 2, 3, 1).view(-1, scale.shape[1])
+        self.step(cells, scale, shift, self._rows(level.index))
         return y
 
-    def prepare(self, x: Tensor, size: tuple[int, int]) -> Prepared:
-        """Convolves a whole level: what does not depend on the request."""
-        y = self.kernel(x, whole(size), whole(size), None)
+    def _rows(self, index: Tensor) -> Tensor:
+        """Returns the table's row of each cell, in the order in which the features have them."""
+        if self.factor == 1:
+            return index.flatten()
+        n, height, width = index.shape
+        f = self.factor
+        return index.view(n, height // f, f, width // f, f).transpose(2, 3).flatten()
+
+    def prepare(self, x: Tensor, size: tuple[int, int], wanted: tuple[int, int]) -> Prepared:
+        """Convolves a whole level of a size: what does not depend on the request."""
+        y = self.kernel(x, whole(size), whole(wanted), None)
         return Prepared(y, torch.empty_like(y))
 
     def finish(self, prepared: Prepared, level: MixtureMap) -> Tensor:
@@ -200,8 +162,8 @@ class FusedBlock:
         key = shares.index(1) if 1 in shares else None
         if key in self.folded:
             return self.folded[key]
-        scale, shift = self._table(level)
-        kernel = self.kernel.scaled(scale[0], shift[0])
+        scale, shift = (x[0].repeat(self.factor**2) for x in self._table(level))
+        kernel = self.kernel.scaled(scale, shift)
         if key is not None:
             self.folded[key] = kernel
         return kernel
@@ -211,16 +173,37 @@ def _fuse_block(
     block: Block, embeddings: Tensor | None, dtype: torch.dtype, step: Step, upsampled: int = 0
 ) -> FusedBlock:
     """Compiles a block, the first ``upsampled`` of whose channels come from the coarser level."""
-    norm = block.norm
+    norm, factor = block.norm, block.factor
     weight, bias = fold_block(block)
-    weight, taps = weight.to(dtype), None
-    if upsampled >= WIDE and weight.device.type == "cpu":
-        weight, taps = weight[:, upsampled:], split_taps(weight[:, :upsampled])
-    weight = weight.contiguous(memory_format=torch.channels_last)
+    kernel = _kernel(block.conv, _by_pixel(weight.to(dtype), factor), factor, upsampled)
     if isinstance(norm, ConditionedNorm):
         affine = Affine.of(norm, cast(Tensor, embeddings), bias)
-        return FusedBlock(block.stride, Kernel(weight, None, taps), affine, step)
-    return FusedBlock(block.stride, Kernel(weight, bias.to(dtype), taps), None, step)
+        return FusedBlock(block.stride, kernel, affine, step, factor)
+    plain = replace(kernel, bias=bias.to(dtype).repeat(factor**2))
+    return FusedBlock(block.stride, plain, None, step, factor)
+
+
+def _kernel(
+    conv: nn.Module, weight: Tensor, factor: int, upsampled: int
+) -> FullKernel | SeparableKernel:
+    """Arranges a kernel (O,I,k,k), the norm's statistics folded in."""
+    if isinstance(conv, SeparableConv):
+        pointwise = _by_pixel(conv.pointwise.weight.to(weight), factor)
+        coarse = _last(pointwise[:, :upsampled]) if upsampled else None
+        return SeparableKernel(_last(weight), _last(pointwise[:, upsampled:]), coarse)
+    taps = None
+    if upsampled >= WIDE and weight.device.type == "cpu":
+        weight, taps = weight[:, upsampled:], split_taps(weight[:, :upsampled])
+    return FullKernel(_last(weight), taps=taps, step=cast(nn.Conv2d, conv).stride[0])
+
+
+def _by_pixel(weight: Tensor, factor: int) -> Tensor:
+    """Orders outputs by pixel of the cell, then channel, in place of channel, then pixel."""
+    return weight.view(-1, factor**2, *weight.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+
+def _last(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
 
 
 class FusedDecoder:
@@ -243,17 +226,19 @@ class FusedDecoder:
         def fuse(block: nn.Module, upsampled: int = 0) -> FusedBlock:
             return _fuse_block(cast(Block, block), embeddings, dtype, step, upsampled)
 
-        self.align_corners = decoder.config.align_corners
+        self.reach = reach_of(decoder.config)
         self.dtype = dtype
         self.image, self.skips = ([*map(fuse, part)] for part in (decoder.image, decoder.skips))
-        before = cast(Block, decoder.skips[-1]).conv.out_channels, *decoder.config.stages[:-1]
+        coarsest = cast(nn.Conv2d, cast(Block, decoder.skips[-1]).conv)
+        before = [coarsest.out_channels, *decoder.config.stages[:-1]]
+        if self.reach.subpixel:
+            before[-1] = 0
         self.stages = [*map(fuse, decoder.stages, before)]
-        head = decoder.head
-        self.head = head.weight.to(dtype), cast(Tensor, head.bias).to(dtype)
+        self.head = _head(decoder.head, self.stages[-1].factor, dtype)
 
     def plan(self, wanted: Box, size: tuple[int, int]) -> Plan:
         """Works back from a part of the answer, in pixels, to what it needs."""
-        return plan(wanted, size, self.align_corners)
+        return plan(wanted, size, self.reach)
 
     def __call__(
         self,
@@ -285,7 +270,8 @@ class FusedDecoder:
         def run(
             block: FusedBlock, x: Tensor, has: Box, wanted: Box, coarse: Coarse | None = None
         ) -> Tensor:
-            return block(x, has, wanted, asked.level(block.stride, wanted), coarse)
+            level = asked.level(block.stride, wanted.finer(block.factor))
+            return block(x, has, wanted, level, coarse)
 
         def skip(number: int, wanted: Box) -> Tensor:
             block = self.skips[number]
@@ -293,52 +279,85 @@ class FusedDecoder:
                 return block.finish(shared.skips[number], asked.everywhere(block.stride))
             return run(block, self._crop(features[number], wanted), wanted, wanted)
 
-        def kept(stride: int, x: Tensor, box: Box) -> tuple[Tensor, Box]:
+        def kept(key: int, x: Tensor, box: Box, stride: int) -> tuple[Tensor, Box]:
             """Remembers a part, and returns what there is then."""
             if memory is None:
                 return x, box
-            if stride in memory:
-                memory[stride][(..., *box.slices)] = x
+            if key in memory:
+                memory[key][(..., *box.slices)] = x
             else:
-                memory[stride] = x
-            return memory[stride], whole((size[0] // stride, size[1] // stride))
+                memory[key] = x
+            return memory[key], whole((size[0] // stride, size[1] // stride))
 
-        x, has = kept(32, skip(4, part.outputs[32]), part.outputs[32])
-        for number, stage in enumerate(self.stages):
-            stride = stage.stride
-            reads = part.inputs[stride]
-            level = size[0] // (2 * stride), size[1] // (2 * stride)
-            source = upsampling_reads(reads, level, self.align_corners)
-            coarse = Coarse(_cut(x, has, source), source, level, self.align_corners)
-            if stride > 1:
-                side = skip(3 - number, reads)
+        def on_image(reads: Box) -> Tensor:
+            first, *others = self.image
+            if shared is not None:
+                side = first.finish(shared.image, asked.everywhere(first.stride))
             else:
-                if shared is not None:
-                    side = self.image[0].finish(shared.image, asked.everywhere(1))
-                else:
-                    side = self._crop(image, part.pixels)
-                    side = run(self.image[0], side, part.pixels, part.image)
-                side, has = kept(1, run(self.image[1], side, part.image, part.side), part.side)
-                side = _cut(side, has, reads)
-            if stage.kernel.taps is None:
-                side = torch.cat([coarse.upsample(reads), side], 1)
-            x, has = run(stage, side, reads, part.outputs[stride], coarse), part.outputs[stride]
+                side = run(first, self._crop(image, part.pixels), part.pixels, part.image)
+            for block in others:
+                side = run(block, side, part.image, part.side)
+            side, has = kept(1, side, part.side, first.stride)
+            return _cut(side, has, reads)
+
+        x, has = kept(32, skip(4, part.outputs[32]), part.outputs[32], 32)
+        for number, stage in enumerate(self.stages):
+            stride, wanted = stage.stride, part.outputs[stage.stride]
+            reads = part.inputs[stride]
+            side = skip(3 - number, reads) if stride > 1 else on_image(reads)
+            if stage.factor == 1:
+                level = size[0] // (2 * stride), size[1] // (2 * stride)
+                source = upsampling_reads(reads, level, self.reach.align_corners)
+                coarse = Coarse(_cut(x, has, source), source, level, self.reach.align_corners)
+                x = run(stage, side, reads, wanted, coarse)
+            else:
+                side = torch.cat([_cut(x, has, reads), side], 1)
+                x = run(stage, side, reads, wanted.coarser(stage.factor))
+            has = wanted
             if stride > 1:
-                x, has = kept(stride, x, has)
-        return F.conv2d(x, *self.head).to(image.dtype)
+                x, has = kept(stride, x, has, stride)
+        return self._answer(x).to(image.dtype)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        """Applies the head, and puts the pixels of each cell to their places."""
+        factor = self.stages[-1].factor
+        weight, bias = self.head
+        if factor == 1:
+            return F.conv2d(x, weight, bias)
+        # A matrix product gives planes, of which pixels are placed faster than channels last.
+        cells = x.flatten(2)
+        planes = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), cells)
+        return F.pixel_shuffle(planes.view(len(x), -1, *x.shape[2:]), factor)
 
     def prepare(self, image: Tensor, features: Sequence[Tensor]) -> Shared:
         """Computes the convolutions that no request changes, for any number of single tasks."""
-        skips = [
-            block.prepare(self._crop(x, whole((x.shape[2], x.shape[3]))), (x.shape[2], x.shape[3]))
-            for block, x in zip(self.skips, features, strict=True)
-        ]
-        size = image.shape[2], image.shape[3]
-        return Shared(tuple(skips), self.image[0].prepare(self._crop(image, whole(size)), size))
+        skips = []
+        for block, x in zip(self.skips, features, strict=True):
+            level = x.shape[2], x.shape[3]
+            skips.append(block.prepare(self._crop(x, whole(level)), level, level))
+        size, first = (image.shape[2], image.shape[3]), self.image[0]
+        level = size[0] // first.stride, size[1] // first.stride
+        return Shared(tuple(skips), first.prepare(self._crop(image, whole(size)), size, level))
 
     def _crop(self, x: Tensor, box: Box) -> Tensor:
         part = x[(..., *box.slices)].to(self.dtype)
         return part.contiguous(memory_format=torch.channels_last)
+
+
+def reach_of(config: DecoderConfig) -> Reach:
+    """Returns how far a decoder's stages see."""
+    stages = tuple((side or 3) // 2 for side in config.depthwise)
+    return Reach(stages, config.align_corners, config.subpixel)
+
+
+def _head(head: nn.Conv2d, factor: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns weight and bias of the head: with a factor, a matrix for all pixels of a cell."""
+    weight, bias = head.weight.to(dtype), cast(Tensor, head.bias).to(dtype)
+    if factor == 1:
+        return weight, bias
+    each = torch.eye(factor**2, dtype=dtype, device=weight.device)
+    matrix = torch.einsum("oc,pq->opqc", weight[..., 0, 0], each).flatten(2).flatten(0, 1)
+    return matrix, bias.repeat_interleave(factor**2)
 
 
 def _cut(x: Tensor, has: Box, wanted: Box) -> Tensor:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from ctnet.networks.conditioning import palette_pyramid, soft_pyramid
+from ctnet.networks.conditioning import MixtureMap, palette_pyramid, soft_pyramid
 from ctnet.networks.decoder import LEVELS, Decoder
 from ctnet.networks.encoders import Encoder
 from ctnet.networks.features import Features
-from ctnet.networks.folding import fold_encoder
+from ctnet.networks.folding import fold_encoder, pad_inside
 from ctnet.networks.fused import FusedDecoder, Levels, Memory
 from ctnet.networks.fused_step import Step, compiled_step, step_by_blocks
 from ctnet.networks.windows import Box, Plan, edit_plan, whole
@@ -65,7 +64,7 @@ class FusedNetwork:
         with torch.inference_mode(False), torch.no_grad():
             return cls(
                 tuple(
-                    cast(Encoder, cast(nn.Module, fold_encoder(encoder)).to(dtype))
+                    cast(Encoder, cast(nn.Module, pad_inside(fold_encoder(encoder))).to(dtype))
                     for encoder in encoders
                 ),
                 tuple(FusedDecoder(*decoder, dtype, step) for decoder in decoders),
@@ -133,7 +132,7 @@ class FusedNetwork:
             Raw outputs of a part, and where that is in the image, in pixels.
         """
         size = features.image.shape[2], features.image.shape[3]
-        part = edit_plan(changed, size, self.decoders[0].align_corners)
+        part = edit_plan(changed, size, self.decoders[0].reach)
         box = part.outputs[1]
         if memory is None:
             return self.decode(features, palette, box), box
@@ -151,10 +150,9 @@ class FusedNetwork:
         if self.conditioned and size[0] * size[1] <= TILED_FROM:
             decoder, pyramid = self.decoders[0], features.pyramids[0]
             shared = decoder.prepare(image, pyramid)
+            weights = torch.eye(self.tasks, dtype=image.dtype, device=image.device)
             for task in range(self.tasks):
-                levels = self._levels(
-                    torch.full((1, *size), task, device=image.device), image.dtype
-                )
+                levels = dict.fromkeys(LEVELS, MixtureMap(weights[task, None], None))
                 answer[:, task] = decoder(image, pyramid, levels, shared=shared)
             return answer
         for task in range(self.tasks):
@@ -170,9 +168,12 @@ class FusedNetwork:
     def _part(self, features: Features, palette: Tensor, box: Box) -> Tensor:
         size = features.image.shape[2], features.image.shape[3]
         part = self.decoders[0].plan(box, size)
+        made = part.outputs[1]
         if self.conditioned:
-            return self._conditioned(features, palette, part)
-        return self._compose(features, palette[(..., *box.slices)], part)
+            answer = self._conditioned(features, palette, part)
+        else:
+            answer = self._compose(features, palette[(..., *made.slices)], part)
+        return answer[(..., *box.within(made).slices)]
 
     def _conditioned(
         self, features: Features, palette: Tensor, part: Plan, memory: Memory | None = None
@@ -203,7 +204,7 @@ class _Compiled:
     """A compiled network with what it was compiled of."""
 
     network: FusedNetwork
-    key: object
+    key: list[tuple[int, int]]
 
 
 class Fusable(nn.Module):
@@ -276,14 +277,15 @@ class Fusable(nn.Module):
         Raises:
             ValueError: If the network is in training mode.
         """
-        if any(m.training for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
+        key: list[tuple[int, int]] = []
+        if _read_state(self, key):
             raise ValueError("the network is in training mode; call its eval() first.")
-        if self._compiled is None or self._compiled.key != self._key():
+        if self._compiled is None or self._compiled.key != key:
             with torch.inference_mode(False), torch.no_grad():
                 encoders, decoders, tasks = self._parts()
             dtype = self._dtype or next(self.parameters()).dtype
             network = FusedNetwork.compile(encoders, decoders, tasks, dtype, self._step)
-            self._compiled = _Compiled(network, self._key())
+            self._compiled = _Compiled(network, key)
         return self._compiled.network
 
     def _usable(self) -> FusedNetwork | None:
@@ -292,9 +294,26 @@ class Fusable(nn.Module):
             return None
         return self.compiled()
 
-    def _key(self) -> object:
-        """Changes whenever a parameter or a statistic does."""
-        return tuple(
-            (id(tensor), 0 if tensor.is_inference() else tensor._version)
-            for tensor in chain(self.parameters(), self.buffers())
-        )
+
+def _read_state(module: nn.Module, key: list[tuple[int, int]]) -> bool:
+    """Reads what changes whenever a parameter, a statistic or a part does.
+
+    Every pass asks, so this walks the tree itself: ``parameters()`` and ``modules()`` take several
+    times as long, a tenth of a small network's time.
+
+    Args:
+        module: The network.
+        key: Where that is added.
+
+    Returns:
+        Whether a batch norm is in training mode.
+    """
+    for group in (module._parameters, module._buffers):
+        for tensor in group.values():
+            if tensor is not None:
+                key.append((id(tensor), 0 if tensor.is_inference() else tensor._version))
+    training = module.training and isinstance(module, nn.BatchNorm2d)
+    for part in module._modules.values():
+        if part is not None:
+            training |= _read_state(part, key)
+    return training

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ctnet.networks.composite import CompositeModel
 from ctnet.networks.conditioning import ConditionedNorm
-from ctnet.networks.decoder import LEVELS, Block, Decoder
+from ctnet.networks.decoder import LEVELS, Block, Decoder, SeparableConv
 from ctnet.networks.encoders import Encoder
 from ctnet.networks.features import GRID
 from ctnet.networks.folding import fold_block, fold_encoder
@@ -25,11 +25,15 @@ from ctnet.networks.fused import Affine
 from ctnet.networks.palette_net import PaletteNetwork
 
 
-def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """Makes a convolution that keeps the size, of a kernel (O,I,k,k) or a layer (O,I)."""
+def _convolution(
+    weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """Makes a convolution, padded by zeros, of a kernel (O,I,k,k) or a layer (O,I)."""
     weight = weight if weight.ndim == 4 else weight[:, :, None, None]
     outputs, inputs, side, _ = weight.shape
-    conv = nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=bias is not None)
+    conv = nn.Conv2d(
+        inputs * groups, outputs, side, stride, (side - 1) // 2, 1, groups, bias is not None
+    )
     conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
     if bias is not None:
         conv.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
@@ -76,15 +80,26 @@ class PortableBlock(nn.Module):
     def __init__(self, block: Block, embeddings: Tensor | None) -> None:
         super().__init__()
         weight, bias = fold_block(block)
-        self.stride = block.stride
+        self.stride, self.factor = block.stride, block.factor
         self.affine: CellAffine | None = None
         if isinstance(block.norm, ConditionedNorm):
             affine = Affine.of(block.norm, cast(Tensor, embeddings), bias)
             self.affine = CellAffine(affine, block.stride)
-        self.conv = _convolution(weight, bias if self.affine is None else None)
+        plain = None
+        if self.affine is None:
+            plain = bias.repeat_interleave(block.factor**2)
+        parts: list[nn.Module]
+        if isinstance(block.conv, SeparableConv):
+            first = _convolution(block.conv.pointwise.weight.detach())
+            parts = [first, _convolution(weight, plain, groups=len(weight))]
+        else:
+            parts = [_convolution(weight, plain, cast(nn.Conv2d, block.conv).stride[0])]
+        if block.factor > 1:
+            parts.append(nn.PixelShuffle(block.factor))
+        self.conv = nn.Sequential(*parts)
 
     def forward(self, x: Tensor, shares: dict[int, Tensor]) -> Tensor:
-        """Maps (N,I,h,w) to (N,O,h,w); ``shares`` of tasks by stride are empty if plain."""
+        """Maps (N,I,h,w) to the output; ``shares`` of tasks by stride are empty if plain."""
         y = self.conv(x)
         if self.affine is not None:
             scale, shift = self.affine(shares[self.stride])
@@ -118,7 +133,10 @@ class PortableDecoder(nn.Module):
             side = block(side, shares)
         sides.insert(0, side)
         for stage in self.stages:
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
+            if cast(PortableBlock, stage).factor == 1:
+                x = F.interpolate(
+                    x, scale_factor=2, mode="bilinear", align_corners=self.align_corners
+                )
             x = stage(torch.cat([x, sides.pop()], 1), shares)
         return cast(Tensor, self.head(x))
 

@@ -1,7 +1,8 @@
 """Parts of feature maps: what a decoder has to compute for a part of its answer.
 
 All boxes are in cells of their level. A decoder's stage at stride s takes the stage before (stride
-2s), upsampled, and a side (stride s), and convolves both 3 x 3.
+2s), upsampled, and a side (stride s), and convolves both. The last stage of a subpixel decoder does
+so at stride 2, without upsampling, and gives the pixels of each cell.
 """
 
 from __future__ import annotations
@@ -89,6 +90,26 @@ class Box:
 def whole(size: tuple[int, int]) -> Box:
     """Returns the box of a whole level of that size."""
     return Box(0, 0, *size)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What of a decoder decides how far its answers depend on what is asked.
+
+    Attributes:
+        stages: Cells on each side that the stages at strides 16, 8, 4, 2 and 1 convolve.
+        align_corners: How they upsample.
+        subpixel: Whether the last stage works at stride 2.
+    """
+
+    stages: tuple[int, ...]
+    align_corners: bool
+    subpixel: bool = False
+
+    @property
+    def last(self) -> int:
+        """Stride at which the last stage and the blocks on the image work."""
+        return 2 if self.subpixel else 1
 
 
 def _each_axis(box: Box, size: tuple[int, int], span: Callable[[int, int, int], Span]) -> Box:
@@ -185,18 +206,22 @@ def upsample(
     return cells.permute(0, 3, 1, 2)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, has: Box, wanted: Box) -> Tensor:
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, has: Box, wanted: Box, step: int = 1
+) -> Tensor:
     """Convolves a part of a level, with zeros only where the level itself ends.
 
     Args:
         x: Features (N,C,*has.size).
-        weight: Kernel (O,C,k,k), k odd.
+        weight: Kernel (O,C,k,k), k odd, or even with a step of 2; (C,1,k,k) convolves depthwise.
         bias: Bias (O,) or None.
-        has: Where the features are: ``wanted`` and k // 2 cells around, as far as the level goes.
-        wanted: Which part to return.
+        has: Where the features are: ``wanted`` and (k - 1) // 2 cells around, as far as the level
+            goes.
+        wanted: Which part to return, in cells ``step`` times as large.
+        step: Stride of the convolution.
     """
-    reach = weight.shape[2] // 2
-    inner = wanted.within(has)
+    reach = (weight.shape[2] - 1) // 2
+    inner = wanted.finer(step).within(has)
     height, width = has.size
     missing = (
         reach - inner.left,
@@ -204,9 +229,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, has: Box, wanted: B
         reach - inner.top,
         reach - (height - inner.bottom),
     )
+    groups = x.shape[1] // weight.shape[1]
     if len(set(missing)) == 1:
-        return F.conv2d(x, weight, bias, padding=missing[0])
-    return F.conv2d(F.pad(x, missing), weight, bias)
+        return F.conv2d(x, weight, bias, step, missing[0], 1, groups)
+    return F.conv2d(F.pad(x, missing), weight, bias, step, 0, 1, groups)
 
 
 @dataclass(frozen=True)
@@ -215,8 +241,9 @@ class Plan:
 
     Attributes:
         outputs: By stride, the box of the stage's output (at 32: of the coarsest skip's).
-        inputs: By stride below 32, the box of what the stage convolves.
-        side: The box of the second block on the image, stride 1.
+        inputs: By stride below 32, the box of what the stage convolves; at 1 it is of the level
+            at which the last stage works.
+        side: The box of the last block on the image, in that level.
         image: The box of the first one.
         pixels: The box of the image that this block reads.
         grid: A box of whole cells of the coarsest level, in pixels, that holds all of these.
@@ -230,53 +257,70 @@ class Plan:
     grid: Box
 
 
-def plan(wanted: Box, size: tuple[int, int], align_corners: bool) -> Plan:
+def plan(wanted: Box, size: tuple[int, int], reach: Reach) -> Plan:
     """Works back from a part of the answer to what it needs.
 
     Args:
-        wanted: The part, in pixels.
+        wanted: The part, in pixels; of a subpixel decoder whole cells of stride 2 are computed.
         size: Height and width of the padded image.
-        align_corners: How the decoder upsamples.
+        reach: How far the decoder's stages see.
     """
-    outputs, inputs, grid = {1: wanted}, {}, wanted
-    for stride in (1, 2, 4, 8, 16):
-        level = size[0] // stride, size[1] // stride
-        inputs[stride] = outputs[stride].grow(1, level)
-        coarse = level[0] // 2, level[1] // 2
-        outputs[2 * stride] = upsampling_reads(inputs[stride], coarse, align_corners)
-        grid = grid.join(inputs[stride].finer(stride))
-    return _planned(outputs, inputs, inputs[1], grid.join(outputs[32].finer(32)), size)
+    outputs, inputs = {1: wanted.coarser(reach.last).finer(reach.last)}, {}
+    grid = outputs[1]
+    for stride, cells in zip((1, 2, 4, 8, 16), reversed(reach.stages), strict=True):
+        own = max(stride, reach.last)
+        level = size[0] // own, size[1] // own
+        inputs[stride] = outputs[stride].coarser(own // stride).grow(cells, level)
+        if own == stride:
+            coarse = level[0] // 2, level[1] // 2
+            outputs[2 * stride] = upsampling_reads(inputs[stride], coarse, reach.align_corners)
+        else:
+            outputs[2] = inputs[1]
+        grid = grid.join(inputs[stride].finer(own))
+    return _planned(outputs, inputs, inputs[1], grid.join(outputs[32].finer(32)), size, reach)
 
 
-def edit_plan(changed: Box, size: tuple[int, int], align_corners: bool) -> Plan:
+def edit_plan(changed: Box, size: tuple[int, int], reach: Reach) -> Plan:
     """Finds what a change of the palette reaches, where the answers of all else are at hand.
 
     Args:
         changed: Pixels whose request changed.
         size: Height and width of the padded image.
-        align_corners: How the decoder upsamples.
+        reach: How far the decoder's stages see.
 
     Returns:
         The plan; its output at stride 1 is what of the answer can change.
     """
     outputs, inputs = {32: changed.coarser(32)}, {}
-    side = changed.grow(1, size)
+    # One block on the image, or two: the second sees what the first one changed.
+    side = changed.coarser(2) if reach.subpixel else changed.grow(1, size)
     grid = outputs[32].finer(32)
-    for stride in (16, 8, 4, 2, 1):
-        level = size[0] // stride, size[1] // stride
-        # Beside the upsampled features: a skip, or the two blocks on the image.
-        own = changed.coarser(stride) if stride > 1 else side
-        coarse = level[0] // 2, level[1] // 2
-        dirty = upsampling_reaches(outputs[2 * stride], coarse, align_corners).join(own)
-        outputs[stride] = dirty.grow(1, level)
-        inputs[stride] = outputs[stride].grow(1, level)
-        grid = grid.join(inputs[stride].finer(stride))
-    return _planned(outputs, inputs, side, grid, size)
+    for stride, cells in zip((16, 8, 4, 2, 1), reach.stages, strict=True):
+        own = max(stride, reach.last)
+        level = size[0] // own, size[1] // own
+        # Beside the upsampled features: a skip, or the blocks on the image.
+        dirty = changed.coarser(stride) if stride > 1 else side
+        if own == stride:
+            coarse = level[0] // 2, level[1] // 2
+            reached = upsampling_reaches(outputs[2 * stride], coarse, reach.align_corners)
+        else:
+            reached = outputs[2]
+        out = dirty.join(reached).grow(cells, level)
+        outputs[stride] = out.finer(own // stride)
+        inputs[stride] = out.grow(cells, level)
+        grid = grid.join(inputs[stride].finer(own))
+    return _planned(outputs, inputs, side, grid, size, reach)
 
 
 def _planned(
-    outputs: dict[int, Box], inputs: dict[int, Box], side: Box, grid: Box, size: tuple[int, int]
+    outputs: dict[int, Box],
+    inputs: dict[int, Box],
+    side: Box,
+    grid: Box,
+    size: tuple[int, int],
+    reach: Reach,
 ) -> Plan:
-    image = side.grow(1, size)
-    grid = grid.join(image).coarser(GRAIN).finer(GRAIN)
-    return Plan(outputs, inputs, side, image, image.grow(1, size), grid)
+    image = side if reach.subpixel else side.grow(1, size)
+    pixels = image.finer(reach.last)
+    grid = grid.join(pixels).coarser(GRAIN).finer(GRAIN)
+    return Plan(outputs, inputs, side, image, pixels.grow(1, size), grid)
