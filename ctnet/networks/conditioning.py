@@ -113,11 +113,11 @@ def palette_pyramid(
     Returns:
         The mixture map of each stride.
     """
-    first = palette.flatten()[:1]
-    if bool((palette == first).all()):
+    lowest, highest = (int(x) for x in torch.aminmax(palette))
+    if lowest == highest:
         weights = torch.zeros(1, tasks, dtype=dtype, device=palette.device)
-        if int(first) != IGNORE:
-            weights[0, int(first)] = 1
+        if lowest != IGNORE:
+            weights[0, lowest] = 1
         return {stride: MixtureMap(weights, None) for stride in strides}
     ids = palette.long().clamp(max=tasks)
     pyramid = {}

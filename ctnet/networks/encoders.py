@@ -168,6 +168,8 @@ def create_encoder(name: str, pretrained: Pretrained = False) -> Encoder:
 def normalize(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Maps RGB in [0, 1] (N,3,H,W) to the range that an encoder was trained with."""
     shape = (1, 3, 1, 1)
-    return (image - torch.tensor(mean, dtype=image.dtype, device=image.device).view(shape)) / (
-        torch.tensor(std, dtype=image.dtype, device=image.device).view(shape)
+    shift, scale = (
+        torch.tensor(values, dtype=image.dtype, device=image.device).view(shape)
+        for values in (mean, std)
     )
+    return (image - shift).div_(scale)
