@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks complexity | plot | speed | export | int8 | ...``."""
+"""The command line: ``python -m benchmarks COMMAND``; ``--help`` names the commands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.alternatives import Comparison
+from benchmarks.alternatives import compare as compare_alternatives
 from benchmarks.labels import reading
 from benchmarks.speed import PARTS as SPEED_PARTS
 from benchmarks.speed import Bench, Part, Speed, measure
@@ -59,6 +61,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("results/export.json"), help="default: %(default)s"
     )
 
+    alternatives = commands.add_parser(
+        "alternatives", help="torchvision's mobile networks of one task against ours"
+    )
+    alternatives.set_defaults(run=_alternatives)
+    alternatives.add_argument("--rounds", type=int, default=31, help="default: %(default)s")
+    alternatives.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    alternatives.add_argument("--quick", action="store_true", help="small: does everything run?")
+    alternatives.add_argument(
+        "--out", type=Path, default=Path("results/alternatives.json"), help="default: %(default)s"
+    )
+
     int8 = commands.add_parser("int8", help="accuracy of kernels in 8 bits (extra [export])")
     int8.set_defaults(run=_int8)
     int8.add_argument("model", help="a model's name")
@@ -105,6 +118,11 @@ def _export(args: argparse.Namespace) -> None:
     _report(measure(bench, {"export": exported}, args.threads), args.out)
 
 
+def _alternatives(args: argparse.Namespace) -> None:
+    found = compare_alternatives(Bench(rounds=args.rounds, quick=args.quick), args.threads)
+    _report(found, args.out)
+
+
 def _int8(args: argparse.Namespace) -> None:
     from benchmarks.int8 import measure_int8
 
@@ -125,7 +143,7 @@ def _calibration(args: argparse.Namespace) -> None:
     print(f"written: {args.out} and {args.page}")
 
 
-def _report(found: Speed, path: Path) -> None:
+def _report(found: Speed | Comparison, path: Path) -> None:
     found.save(path)
     print(found.table())
     print(found.place())
@@ -137,6 +155,9 @@ def _page(args: argparse.Namespace) -> None:
     text = replace_marked(args.out.read_text("utf-8"), "place", speed.place())
     for part in PARTS:
         text = replace_marked(text, part, speed.table(part))
+    comparison = Comparison.load(args.results / "alternatives.json")
+    text = replace_marked(text, "alternatives", comparison.table())
+    text = replace_marked(text, "alternatives place", comparison.place())
     precision = metrics_table(read_results(args.results / "precision"))
     args.out.write_text(replace_marked(text, "precision", precision), "utf-8")
     print(f"written: {args.out}")

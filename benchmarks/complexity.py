@@ -31,7 +31,11 @@ from ctnet.palette import Palette
 SIDE = 256
 """Height and width of the paper's images."""
 
-ENCODERS = {"paper": "resnet34", "compact": "efficientnet_lite0"}
+ENCODERS = {
+    "paper": "resnet34",
+    "compact": "efficientnet_lite0",
+    "light": "efficientnet_lite0",
+}
 """Encoder of each size; the size's name is the decoder's."""
 
 
@@ -146,7 +150,7 @@ def measure(
     Args:
         rounds: Rounds of timing.
         threads: Threads of torch.
-        sizes: ``paper``, ``compact`` or both.
+        sizes: Some of ``paper``, ``compact`` and ``light``.
         side: Height and width of the image in pixels.
 
     Raises:

@@ -13,7 +13,7 @@ from ctnet.networks.composite import CTN
 from ctnet.networks.conditioning import ConditionedNorm
 from ctnet.networks.decoder import LEVELS, Block, Decoder
 from ctnet.networks.encoders import normalize
-from ctnet.networks.folding import affine_of, fold_encoder
+from ctnet.networks.folding import fold_block, fold_encoder
 
 Answer = Callable[[nn.Module, Tensor, int], Tensor]
 
@@ -35,7 +35,7 @@ def literal(model: CTN, image: Tensor, palette: Tensor) -> Tensor:
         norm = cast(ConditionedNorm, module.norm)
         hidden = F.leaky_relu(_by_pixel(maps[stride], norm.shared))
         gamma, beta = _by_pixel(hidden, norm.gamma), _by_pixel(hidden, norm.beta)
-        return F.leaky_relu(gamma * norm.norm(cast(nn.Conv2d, module.conv)(x)) + beta)
+        return F.leaky_relu(gamma * norm.norm(_convolve(module, x)) + beta)
 
     return _decode(model.decoder, x, model.encoder(x), block)
 
@@ -44,17 +44,25 @@ def _by_pixel(x: Tensor, linear: nn.Linear) -> Tensor:
     return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
 
 
+def _convolve(module: nn.Module, x: Tensor) -> Tensor:
+    """Convolves; of a subpixel block each pixel is put to its place."""
+    block = cast(Block, module)
+    x = block.conv(x)
+    return F.pixel_shuffle(x, block.factor) if block.factor > 1 else x
+
+
 def _decode(decoder: Decoder, image: Tensor, features: list[Tensor], block: Answer) -> Tensor:
     skips = zip(decoder.skips, features, LEVELS[1:], strict=True)
     sides = [block(skip, x, stride) for skip, x, stride in skips]
     x = sides.pop()
     side = image
     for module in decoder.image:
-        side = block(module, side, 1)
+        side = block(module, side, cast(Block, module).stride)
     sides.insert(0, side)
     for stage, stride in zip(decoder.stages, (16, 8, 4, 2, 1), strict=True):
-        corners = decoder.config.align_corners
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=corners)
+        if cast(Block, stage).factor == 1:
+            corners = decoder.config.align_corners
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=corners)
         x = block(stage, torch.cat([x, sides.pop()], 1), stride)
     return cast(Tensor, decoder.head(x))
 
@@ -73,11 +81,11 @@ class Twin:
         self.decoder.to(memory_format=torch.channels_last)
         for module in self.decoder.modules():
             if isinstance(module, Block):
-                scale, shift = affine_of(module.norm)
-                conv = cast(Any, module.conv)
-                conv.weight.mul_(scale[:, None, None, None])
-                bias = shift if conv.bias is None else shift + conv.bias * scale
-                conv.bias = nn.Parameter(bias)
+                weight, bias = fold_block(module)
+                conv: Any = module.conv
+                conv = getattr(conv, "depthwise", conv)
+                conv.weight.copy_(weight)
+                conv.bias = nn.Parameter(bias.repeat_interleave(module.factor**2))
                 module.norm = nn.Identity()
 
     @torch.no_grad()
@@ -87,6 +95,6 @@ class Twin:
         x = x.contiguous(memory_format=torch.channels_last)
 
         def block(module: nn.Module, x: Tensor, stride: int) -> Tensor:
-            return F.leaky_relu_(cast(nn.Conv2d, module.conv)(x))
+            return F.leaky_relu_(_convolve(module, x))
 
         return _decode(self.decoder, x, self.encoder(x), block)

@@ -23,12 +23,16 @@ from ctnet.networks import fused
 from ctnet.networks.composite import CTN, create
 from ctnet.networks.conditioning import palette_pyramid
 from ctnet.networks.decoder import LEVELS
-from ctnet.networks.fused import Coarse
+from ctnet.networks.fused_kernels import Coarse
 from ctnet.networks.windows import whole
 from ctnet.palette_batches import make_palettes
 from ctnet.rules import R1, R2, RRND
 
-ENCODERS = {"paper": "resnet34", "compact": "efficientnet_lite0"}
+ENCODERS = {
+    "paper": "resnet34",
+    "compact": "efficientnet_lite0",
+    "light": "efficientnet_lite0",
+}
 """Encoder of each size; the size's name is the decoder's."""
 
 TRAINING_BATCH = 4

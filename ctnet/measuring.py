@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Run = Callable[[], object]
+
+Name = TypeVar("Name")
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -82,24 +84,37 @@ class Timing:
     ratio: float
 
 
-def time_in_turn(runs: Mapping[str, Run], rounds: int) -> dict[str, Timing]:
+def seconds_in_turn(runs: Mapping[Name, Run], rounds: int) -> dict[Name, list[float]]:
     """Times runs in turn, A B C A B C, after one round that does not count.
 
     Args:
-        runs: What to run, by name; the first is the reference.
+        runs: What to run, by name.
         rounds: Rounds that count.
+
+    Returns:
+        Seconds of each round.
 
     Raises:
         ValueError: If there is less than one round.
     """
     if rounds < 1:
         raise ValueError(f"at least one round; got {rounds}.")
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Name, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
             taken = _seconds(run)
             if number:
                 seconds[name].append(taken)
+    return seconds
+
+
+def time_in_turn(runs: Mapping[str, Run], rounds: int) -> dict[str, Timing]:
+    """Times runs in turn as :func:`seconds_in_turn`; the first is the reference.
+
+    Raises:
+        ValueError: If there is less than one round.
+    """
+    seconds = seconds_in_turn(runs, rounds)
     first = next(iter(seconds.values()))
     return {
         name: Timing(

@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import SUBPIXEL, TINY
 
+from benchmarks import alternatives
 from benchmarks.__main__ import main
 from benchmarks.calibration import calibration, calibration_table, save_calibration
 from benchmarks.formulations import Twin, literal
@@ -20,9 +22,9 @@ from ctnet.rules import R1, R2, RRND, single
 from ctnet.training.datasets import open_source
 
 
-@pytest.fixture(scope="module")
-def model(make_model):
-    return make_model("ctn").double()
+@pytest.fixture(scope="module", params=[TINY, SUBPIXEL], ids=["tiny", "subpixel"])
+def model(request, make_model):
+    return make_model("ctn", decoder=request.param).double()
 
 
 @pytest.fixture
@@ -112,6 +114,27 @@ def test_calibration_is_the_distance_of_confidence_and_accuracy(
     lines = calibration_table(tmp_path / "found.json").splitlines()
     assert lines[2].startswith(f"| `mine` | seg | 3 | {found['seg'].table:.1f} % | ")
     assert lines[3].startswith("| `mine` | parts | 3 | – | ")
+
+
+def test_alternatives_are_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(alternatives, "DECODERS", ("light",))
+    path, threads = tmp_path / "new" / "alternatives.json", str(torch.get_num_threads())
+    main(["alternatives", "--quick", "--rounds", "1", "--threads", threads, "--out", str(path)])
+    printed = capsys.readouterr().out
+    found = alternatives.Comparison.load(path)
+    assert found.table() in printed and found.place() in printed
+    asked = {(cost.side, cost.network, cost.request): cost for cost in found.costs}
+    # Two networks of one task and three requests of ours, at two sizes.
+    assert len(asked) == len(found.costs) == 2 * (2 + 3)
+    for (side, network, request), cost in asked.items():
+        reference = asked[side, alternatives.REFERENCE, ""]
+        assert cost.ratios[1] == pytest.approx(
+            cost.milliseconds[1] / reference.milliseconds[1], abs=0.01 * cost.ratios[1] + 1e-3
+        )
+        limited = network == "light" and side == 320
+        assert cost.limit == (alternatives.LIMITS.get(request) if limited else None)
+    with pytest.raises(ValueError, match="at least one round and one thread; got 0"):
+        main(["alternatives", "--quick", "--rounds", "0", "--out", str(path)])
 
 
 def test_table_of_findings():

@@ -43,7 +43,7 @@ class SystemCost:
     """What one system costs.
 
     Attributes:
-        size: ``paper`` or ``compact``, also the name of the decoder.
+        size: ``paper``, ``compact`` or ``light``, also the name of the decoder.
         system: ``ctn``, ``mhn`` or ``stn``.
         encoder: Name of the encoder.
         parameters: Number of parameters for all tasks.

@@ -19,8 +19,8 @@ class Session:
     """An encoded image that remembers the last palette and what the decoder made of it.
 
     A palette that differs from the last one in a region costs each stage of the decoder on what
-    the region can reach there, at the end 62 pixels beyond the coarse cells that it touches.
-    Answers equal those of a full pass.
+    the region can reach there, at the end 62 pixels beyond the coarse cells that it touches (90
+    with the decoder ``light``). Answers equal those of a full pass.
 
     Args:
         model: Network in eval mode. Changes of its parameters during a session are not noticed.
