@@ -253,6 +253,19 @@ class TestAgainstLiteral:
         for first, second in itertools.combinations(answers, 2):
             assert (first - second).abs().max() > 0.01
 
+    def test_a_request_is_felt_most_at_its_own_pixel(self, make_model):
+        model = make_model("ctn", decoder="light")
+        image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        palettes = torch.zeros(2, 64, 64, dtype=torch.long)
+        palettes[1, 20, 33] = 1
+        with torch.no_grad():
+            first, second = (model(image, palette) for palette in palettes)
+        change = (first - second).abs().sum(1)[0]
+        own = change[20, 33].item()
+        change[20, 33] = 0
+        # Also than that of the three pixels that share its cell at every coarser level.
+        assert own > 2 * change.max()
+
     def test_soft_one_hot_is_hard(self, model, image, make_ids):
         palette = make_ids("random", (2, 64, 32))
         soft = F.one_hot(palette, 5).permute(0, 3, 1, 2).double()

@@ -212,7 +212,7 @@ class CompositeModel(Fusable, Shared):
                 "height and width, and one palette or one for each image."
             )
         palette = palette.long()
-        lowest, highest = (int(x) for x in torch.aminmax(palette))
+        lowest, highest = int(palette.min()), int(palette.max())
         # Most palettes ask for something everywhere: no need to look at each pixel twice.
         if lowest < 0 or highest >= len(self.tasks):
             known = (palette >= 0) & (palette < len(self.tasks)) | (palette == IGNORE)

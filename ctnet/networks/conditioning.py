@@ -113,7 +113,7 @@ def palette_pyramid(
     Returns:
         The mixture map of each stride.
     """
-    lowest, highest = (int(x) for x in torch.aminmax(palette))
+    lowest, highest = int(palette.min()), int(palette.max())
     if lowest == highest:
         weights = torch.zeros(1, tasks, dtype=dtype, device=palette.device)
         if lowest != IGNORE:

@@ -17,7 +17,7 @@ MAX_TASKS = 64
 """Most tasks of a network: each is a decoder or a whole network more in an MHN and an STN."""
 
 LATER = ("depthwise", "subpixel")
-"""Fields of a decoder's configuration that version 0.1.0 does not know."""
+"""Fields of a decoder's configuration that files from before do not have."""
 
 
 def _check_keys(values: Mapping[str, Any], cls: type, name: str) -> None:
@@ -145,7 +145,7 @@ class ModelConfig:
             if not plain[name]:
                 del plain[name]
         if isinstance(self.decoder, DecoderConfig):
-            # What came later is left out where it is not used: older ctnets read the rest.
+            # Left out where unused: a run from before is of the same configuration still.
             for entry in fields(DecoderConfig):
                 if entry.name in LATER and getattr(self.decoder, entry.name) == entry.default:
                     del plain["decoder"][entry.name]

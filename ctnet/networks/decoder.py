@@ -111,12 +111,12 @@ DECODERS = {
         embedding=64,
     ),
     "light": DecoderConfig(
-        stages=(256, 160, 96, 32, 8),
+        stages=(192, 160, 96, 24, 8),
         skips=(16, 24, 40, 96, 160),
         image=(8,),
         hidden=(64, 64, 64, 64, 64, 64),
         embedding=64,
-        depthwise=(5, 5, 5, 3, 3),
+        depthwise=(0, 5, 5, 3, 0),
         subpixel=True,
     ),
 }

@@ -86,8 +86,8 @@ def pad_inside(encoder: Encoder) -> Encoder:
     """Makes depthwise convolutions pad alike on all sides, by zeros in their kernels; in place.
 
     "Same" padding with stride 2 pads one pixel more after than before, which takes a copy of the
-    wide features; a row and a column of zeros more in the kernel takes less. The answer is the
-    same.
+    wide features; a row and a column of zeros more in the kernel takes less on a CPU, where alone
+    this is done. The answer is the same.
 
     Args:
         encoder: A folded encoder.
@@ -96,7 +96,9 @@ def pad_inside(encoder: Encoder) -> Encoder:
         The encoder.
     """
     for module in cast(nn.Module, encoder).modules():
-        if isinstance(module, ConvNormAct) and module.asymmetric and module.conv.groups > 1:
+        if not isinstance(module, ConvNormAct) or module.conv.weight.device.type != "cpu":
+            continue
+        if module.asymmetric and module.conv.groups > 1:
             before, after = module.padding[:2]
             missing = after - before
             weight = F.pad(module.conv.weight, (missing, 0, missing, 0))

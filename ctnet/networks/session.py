@@ -19,7 +19,7 @@ class Session:
     """An encoded image that remembers the last palette and what the decoder made of it.
 
     A palette that differs from the last one in a region costs each stage of the decoder on what
-    the region can reach there, at the end 62 pixels beyond the coarse cells that it touches (90
+    the region can reach there, at the end 62 pixels beyond the coarse cells that it touches (74
     with the decoder ``light``). Answers equal those of a full pass.
 
     Args:
