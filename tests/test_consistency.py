@@ -259,6 +259,11 @@ def test_chance_is_that_of_step_and_row(model: CompositeModel) -> None:
     for name in ("image", "palette"):
         assert torch.equal(getattr(first.sample, name), getattr(again.sample, name))
         assert not torch.equal(getattr(first.sample, name), getattr(other.sample, name))
+    part = sample.select(torch.tensor([2]))
+    alone = make(model, R1).prepare(1, part, state, rows=[2])
+    whole = make(model, R1).prepare(1, sample, state)
+    assert torch.equal(alone.sample.palette, whole.sample.palette[2:])
+    assert torch.equal(alone.sample.image, whole.sample.image[2:])
 
 
 @pytest.fixture(scope="module")
@@ -343,5 +348,21 @@ def test_settings_are_read_from_a_file_and_kept(tmp_path: Path) -> None:
     config = TrainConfig.load(file)
     assert config.consistency == ConsistencyConfig(1.0, every=3, shares={"normals": 2})
     assert TrainConfig.from_dict(config.to_dict()) == config
+    file.write_text(config.to_toml())
+    assert TrainConfig.load(file) == config
     assert [step for step in range(9) if config.consistency.due(step)] == [2, 5, 8]
     assert not any(ConsistencyConfig().due(step) for step in range(9))
+
+
+def test_phases_differ_in_consistency(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        "[[phases]]\nsteps = 3\n[[phases]]\nsteps = 4\naverage = 0.9\n"
+        "[phases.consistency]\nweight = 0.5\n"
+    )
+    first, second = TrainConfig.load(file).spans
+    assert first.config.consistency == ConsistencyConfig()
+    assert second.config.consistency == ConsistencyConfig(0.5)
+    file.write_text("[[phases]]\nsteps = 3\n[phases.consistency]\nweight = 0.5\n")
+    with pytest.raises(ValueError, match="phase 1: consistency needs a moving average"):
+        TrainConfig.load(file)

@@ -91,6 +91,10 @@ def test_evaluation_cannot_have_a_teacher(root: Path, use) -> None:  # type: ign
     Image.fromarray(TEACHER).save(root / "c.segteacher.png")
     with pytest.raises(ValueError, match="training alone; got the split 'val'"):
         open_source("compositemt", root, "val", teacher=use)
+    with pytest.raises(ValueError, match="training alone; got the split 'held-out'"):
+        open_source("compositemt", root, "held-out", teacher=use)
+    with pytest.raises(ValueError, match="training alone; got the split 'val'"):
+        TeacherSource(CompositeMTMini(root, "val"), use)
     source = open_source("compositemt", root, "val")
     np.testing.assert_array_equal(source.load(0)["seg"], OWN)
     assert source.kind(0, "seg") == "true"

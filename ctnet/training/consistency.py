@@ -168,13 +168,20 @@ class Consistency:
         self._seed = seed
 
     @torch.no_grad()
-    def prepare(self, step: int, sample: Sample, average: Mapping[str, Tensor]) -> ConsistentBatch:
+    def prepare(
+        self,
+        step: int,
+        sample: Sample,
+        average: Mapping[str, Tensor],
+        rows: Sequence[int] | None = None,
+    ) -> ConsistentBatch:
         """Asks the average for answers and makes the strong view.
 
         Args:
             step: Step of the run.
             sample: A batch with ``uncolored`` and ``inside``.
             average: Weights and buffers of the averaged network.
+            rows: Places of the samples in the step's batch where this is a part of it.
 
         Raises:
             ValueError: If the batch lacks the crops in their own colors.
@@ -183,7 +190,8 @@ class Consistency:
         if weak is None or inside is None:
             raise ValueError("consistency needs batches with the crops in their own colors.")
         chances = [
-            np.random.default_rng((self._seed, step, CHANCE, row)) for row in range(len(weak))
+            np.random.default_rng((self._seed, step, CHANCE, row))
+            for row in (range(len(weak)) if rows is None else rows)
         ]
         if self._rule is not None and self._rule.kind in ("mosaic", "random"):
             sample = replace(sample, palette=self._palettes(self._rule, sample, chances))

@@ -168,6 +168,8 @@ def open_source(
     """
     if layout not in SOURCES:
         raise ValueError(f"unknown layout {layout!r}{nearest(layout, SOURCES)}")
+    if teacher != "none" and split not in ("train", "held-in"):
+        raise ValueError(f"a teacher's labels are for training alone; got the split {split!r}.")
     source = SOURCES[layout](root, "train" if split in SPLITS else split)
     if teacher != "none":
         source = TeacherSource(source, teacher)
