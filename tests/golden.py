@@ -1,8 +1,8 @@
 """What released models must go on to give; ``PYTHONPATH=. python tests/golden.py NAME`` writes it.
 
-``golden/SYSTEM.txt`` freezes the keys of the weights, one line for each tensor;
-``golden/NAME.json`` the raw outputs on a picture and a palette that are made by formulas, at every
-eighth pixel.
+``golden/SYSTEM.txt`` freezes the keys of the weights, one line for each tensor but label tables;
+``golden/NAME.json`` the raw outputs on a picture and a palette that are made by formulas, and the
+classes that are read where a task is asked everywhere, at every eighth pixel.
 """
 
 import json
@@ -12,7 +12,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from ctnet import to_labels
+from ctnet.networks.from_ctn import TABLES
 from ctnet.networks.palette_net import PaletteNetwork
+from ctnet.tasks import get_task
 from ctnet.zoo.checkpoint import WEIGHTS_FILE, load_network
 from ctnet.zoo.hub import locate
 
@@ -44,10 +47,26 @@ def outputs(network):
     return network(picture(), *request)[0, :, 4::8, 4::8]
 
 
+@torch.inference_mode()
+def classes(network):
+    """Class ids (9,13) by task with classes, at every eighth pixel."""
+    found = {}
+    for number, task in enumerate(network.tasks):
+        if get_task(task).kind == "classes" and not isinstance(network, PaletteNetwork):
+            request = torch.full(SIZE, number)
+            labels = to_labels(network(picture(), request), request, network)
+            found[task] = labels[task].values[0, 4::8, 4::8]
+    return found
+
+
 def keys(name):
-    """Key, type and shape of each tensor of a model's file."""
+    """Key, type and shape of each tensor of a model's file, but for label tables."""
     state = load_file(locate(name) / WEIGHTS_FILE)
-    return [f"{key} {str(x.dtype)[6:]} {tuple(x.shape)}" for key, x in sorted(state.items())]
+    return [
+        f"{key} {str(x.dtype)[6:]} {tuple(x.shape)}"
+        for key, x in sorted(state.items())
+        if not key.startswith(TABLES)
+    ]
 
 
 def main(names):
@@ -56,7 +75,9 @@ def main(names):
     for name in names:
         network = load_network(locate(name))
         found = [[round(x, 5) for x in channel.flatten().tolist()] for channel in outputs(network)]
-        (GOLDEN / f"{name}.json").write_text(json.dumps(found) + "\n")
+        read = {task: ids.flatten().tolist() for task, ids in classes(network).items()}
+        content = {"outputs": found, "classes": read}
+        (GOLDEN / f"{name}.json").write_text(json.dumps(content) + "\n")
         (GOLDEN / f"{network.config.system}.txt").write_text("\n".join(keys(name)) + "\n")
 
 

@@ -16,6 +16,7 @@ from ctnet.evaluation.evaluate import RULE_NAMES, EvalResult, evaluate
 from ctnet.evaluation.tables import (
     metrics_table,
     palette_table,
+    read_alike,
     read_results,
     update_labels_page,
     update_readme,
@@ -195,6 +196,10 @@ def test_label_tables_can_be_left_out(data, tmp_path):
     other.save(tmp_path / "eq5")
     lines = metrics_table([read], [other]).splitlines()
     assert lines[2].startswith("| `ctn-r1` | S | ") and lines[3].startswith("| *read by eq. 5* | S")
+    alike = read_alike(tmp_path)
+    assert [result.scores["seg"]["miou"] for result in alike] == [
+        pytest.approx(other.headline("seg"), abs=1e-3)
+    ]
     page = tmp_path / "labels.md"
     page.write_text("<!-- readings: begin -->\nold\n<!-- readings: end -->\n")
     update_labels_page(page, tmp_path)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import ctnet
 from ctnet.evaluation.evaluate import EvalResult
+from ctnet.networks.composite import build
 from ctnet.networks.config import ModelConfig
 from ctnet.networks.from_ctn import adapt_weights
 from ctnet.networks.palette_net import PaletteNetwork
@@ -127,7 +128,15 @@ def test_refresh_follows_the_files_and_the_results(run, tmp_path, monkeypatch):
     assert after.files["model.safetensors"] == file_info(folder / "model.safetensors")
     assert after.metrics == {"S": {"seg.miou": 23.4567}}
     assert after.training == before.training and after.summary == before.summary
-    assert "23.5" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "23.5" in card and "label table" not in card
+    tabled = build(replace(model.config, label_tables=("seg",)))
+    table = torch.full((24, 24, 24, 21), 1 / 21).log().half()
+    tabled.load_state_dict(model.state_dict() | {"label_tables.seg": table})
+    save_checkpoint(tabled, folder)
+    refresh("mine", tmp_path / "results", manifest)
+    assert read_manifest(manifest)["mine"].config["label_tables"] == ["seg"]
+    assert "Classes of seg are read by label tables" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("where", ["own", "earlier", "averaged", "start", "zoo", "nowhere"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from ctnet.evaluation.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
 from ctnet.evaluation.evaluate import EvalResult
 from ctnet.evaluation.paper_figures import MEASURES, PAPER_TABLES, PaperTable, Row
-from ctnet.evaluation.tables import label_mark, read_results, replace_marked, training_table
+from ctnet.evaluation.tables import label_mark, read_alike, replace_marked, training_table
 from ctnet.zoo.manifest import list_models, model_info
 
 TIE = 0.5
@@ -284,6 +284,8 @@ def labels_table(results: Sequence[EvalResult]) -> str:
 def update_tables_page(page: str | Path, results: str | Path) -> None:
     """Writes what stands between the marks of the page of tables; the rest is left alone.
 
+    Classes are read by eq. 5 in all rows, so that systems compare.
+
     Args:
         page: Markdown file with marks ``table-1`` to ``table-4``, ``reading``, ``labels``,
             ``trained`` and ``complexity``.
@@ -293,7 +295,7 @@ def update_tables_page(page: str | Path, results: str | Path) -> None:
         FileNotFoundError: If the page or all results of ``ctnet eval`` are missing.
         ValueError: If the page lacks a mark.
     """
-    path, found = Path(page), read_results(results)
+    path, found = Path(page), read_alike(results)
     names = {row.model for table in PAPER_TABLES for row in table.rows}
     blocks = {f"table-{table.number}": paper_table(table, found) for table in PAPER_TABLES}
     blocks["reading"] = reading(found)

@@ -28,7 +28,7 @@ import ctnet
 ## Figures
 
 On the val split of CompositeMT-mini, which training never saw; figures with an asterisk are on
-labels that are at least partly derived or distilled, not drawn by people.
+labels that are at least partly derived or distilled, not drawn by people.{reading}
 
 {table}
 
@@ -55,10 +55,22 @@ def model_card(info: ModelInfo, results: Sequence[EvalResult]) -> str:
         name=info.name,
         summary=info.summary,
         usage=usage(info.config["system"], info.name),
+        reading=_reading(info),
         table=palette_table(results) if proposes else metrics_table(results),
         training="\n".join(f"- {name.replace('_', ' ')}: {x}" for name, x in info.training.items()),
         data=info.data,
         licence=info.licence,
+    )
+
+
+def _reading(info: ModelInfo) -> str:
+    """Says which tasks are read by label tables, where some are."""
+    tasks = info.config.get("label_tables", ())
+    if not tasks:
+        return ""
+    return (
+        f" Classes of {' and '.join(tasks)} are read by label tables, which were counted on the "
+        "train split."
     )
 
 
