@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import ctnet
 from ctnet.networks.config import ModelConfig
+from ctnet.networks.from_ctn import TABLES
 from ctnet.networks.palette_net import PaletteNetwork, build_network
 from ctnet.zoo.checkpoint import (
     file_info,
@@ -70,7 +71,8 @@ def test_stored_weights_are_half_precision_and_finite(entry):
     parameters = dict(build_network(ModelConfig.from_dict(entry.config)).named_parameters())
     for name, value in state.items():
         assert torch.isfinite(value).all(), name
-        assert (value.dtype == torch.float16) == (name in parameters), name
+        half = name in parameters or name.startswith(TABLES)
+        assert (value.dtype == torch.float16) == half, name
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 33)])
@@ -117,7 +119,7 @@ def test_cards_are_complete(entry):
 
 
 def test_embedded_weights_are_small_enough_for_a_wheel():
-    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*") if f.is_file()) < 25e6
+    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*") if f.is_file()) < 27e6
 
 
 @pytest.fixture

@@ -45,7 +45,9 @@ def read_result(path: Path) -> EvalResult | None:
     """Reads the result of an evaluation, None where there is none or a file holds else."""
     if not path.is_file():
         return None
-    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    values: Any = json.loads(path.read_text("utf-8"))
+    if not isinstance(values, dict):
+        return None
     known = {entry.name for entry in fields(EvalResult)}
     # Results of networks without label tables do not say how classes were read.
     return EvalResult(**values) if {*values} | {"read_by"} == known else None

@@ -34,11 +34,10 @@ def adapt_weights(weights: State, config: ModelConfig) -> State:
     Raises:
         RuntimeError: If a CTN's encoder, decoder or tasks are others.
     """
-    weights = {
-        name: value
-        for name, value in weights.items()
-        if not name.startswith(TABLES) or name.removeprefix(TABLES) in config.label_tables
-    }
+    tables = {name for name in weights if name.startswith(TABLES)}
+    dropped = tables - {TABLES + task for task in config.label_tables}
+    if dropped:
+        weights = {name: value for name, value in weights.items() if name not in dropped}
     if config.system == "ctn" or "representation.codes" not in weights:
         return weights
     model = cast(CTN, build(replace(config, system="ctn")))
