@@ -306,12 +306,20 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         batch_size: Samples a step.
         steps: The steps to yield.
         seed: Seed of the whole run.
+        rows: Samples of each batch that are yielded; None for all.
 
     Raises:
         ValueError: If fewer samples can be drawn than a batch takes.
     """
 
-    def __init__(self, weights: Tensor, batch_size: int, steps: range, seed: int) -> None:
+    def __init__(
+        self,
+        weights: Tensor,
+        batch_size: int,
+        steps: range,
+        seed: int,
+        rows: slice | None = None,
+    ) -> None:
         drawable = int((weights > 0).sum())
         if batch_size > drawable:
             raise ValueError(
@@ -322,6 +330,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self.batch_size = batch_size
         self.steps = steps
         self.seed = seed
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -332,4 +341,5 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             share = self.weights.double().numpy()
             indices = generator.choice(len(share), self.batch_size, False, share / share.sum())
             seeds = generator.integers(2**31, size=self.batch_size)
-            yield [(int(i), int(s)) for i, s in zip(indices, seeds, strict=True)]
+            keys = [(int(i), int(s)) for i, s in zip(indices, seeds, strict=True)]
+            yield keys if self.rows is None else keys[self.rows]

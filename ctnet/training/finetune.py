@@ -10,6 +10,7 @@ from ctnet.evaluation.validation import validator
 from ctnet.networks.composite import CompositeModel
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import open_source
+from ctnet.training.distributed import is_main
 from ctnet.training.trainer import Trainer
 from ctnet.zoo import load
 from ctnet.zoo.checkpoint import save_checkpoint
@@ -62,7 +63,8 @@ def finetune(
         weights = model.state_dict()
     config = TrainConfig.load(recipe, model=model.config, **changes)
     tuned = Trainer(config, out, validator(config), weights=weights).train()
-    save_checkpoint(tuned, out / CHECKPOINT)
+    if is_main():
+        save_checkpoint(tuned, out / CHECKPOINT)
     return tuned
 
 

@@ -15,6 +15,7 @@ from ctnet.rules import S
 from ctnet.tasks import get_task
 from ctnet.training.auxiliary import AuxiliaryHeads
 from ctnet.training.datasets import Sample
+from ctnet.training.distributed import anywhere
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.losses import CompositeLoss, balanced_class_weights
 
@@ -75,9 +76,10 @@ class Trainer(TrainingLoop[CompositeModel]):
             return self._composite_loss(features, sample, coarse)
         total = image.new_zeros(())
         parts: dict[str, float] = {}
-        for number in range(len(self.model.tasks)):
-            labelled = sample.valid[:, number].flatten(1).any(1)
-            if bool(labelled.any()):
+        rows = [valid.flatten(1).any(1) for valid in sample.valid.unbind(1)]
+        for number, found in enumerate(anywhere(rows)):
+            if found:
+                labelled = rows[number]
                 chosen = sample.select(labelled)
                 chosen = replace(chosen, palette=torch.full_like(chosen.palette, number))
                 loss, part = self._composite_loss(features.select(labelled), chosen, coarse)
