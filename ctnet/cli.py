@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, help="default: runs/NAME; a run there is resumed")
     train.add_argument("--steps", type=int)
     train.add_argument("--device", help="auto, cpu, cuda, mps")
+    _add_processes(train)
     train.add_argument("--seed", type=int)
     train.add_argument(
         "--print-config",
@@ -119,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     finetune.add_argument("--recipe", help="a TOML or YAML file in place of the package's own")
     finetune.add_argument("--steps", type=int)
     finetune.add_argument("--device", help="auto, cpu, cuda, mps")
+    _add_processes(finetune)
     finetune.add_argument("--seed", type=int)
     finetune.add_argument(
         "--limit", type=int, default=100, help="most images a task to compare on (default: 100)"
@@ -228,6 +231,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="train in N processes that share each batch (or start this command by torchrun)",
+    )
+
+
 def _list(args: argparse.Namespace) -> int:
     from ctnet.zoo import list_models, model_info
 
@@ -242,6 +254,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from ctnet.training.config import TrainConfig
+    from ctnet.training.distributed import is_main, joined, world_size
+    from ctnet.training.launch import launch, must_launch
     from ctnet.training.zoo_trainer import create_loop
     from ctnet.zoo.checkpoint import save_checkpoint
 
@@ -250,15 +264,29 @@ def _train(args: argparse.Namespace) -> int:
     if args.print_config:
         print(config.to_toml(), end="")
         return 0
+    if must_launch(args.processes):
+        return launch(args.processes, ["-m", "ctnet", *args.words])
     folder = args.out or Path("runs") / config.name
-    model = create_loop(config, folder).train()
-    print(f"weights: {save_checkpoint(model, folder / 'checkpoint')}")
+    with joined(config.device):
+        loop = create_loop(config, folder)
+        started = time.monotonic()
+        model = loop.train()
+        if is_main():
+            rate = loop.images / (time.monotonic() - started)
+            print(f"{loop.images:,} images at {rate:.1f} images/s, processes: {world_size()}")
+            print(f"weights: {save_checkpoint(model, folder / 'checkpoint')}")
     return 0
 
 
 def _train_zoo(args: argparse.Namespace) -> int:
+    from ctnet.training.distributed import launched
     from ctnet.training.zoo_trainer import train_zoo
 
+    if launched():
+        raise ValueError(
+            "train-zoo runs in one process; several train its recipes one after the other: "
+            "ctnet train --config zoo/NAME --processes N."
+        )
     changes = _given(args, "data", "steps", "batch_size", "device", "seed")
     for name, folder in train_zoo(args.out, args.only, **changes):
         print(f"{name}: {folder}")
@@ -272,12 +300,17 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def _finetune(args: argparse.Namespace) -> int:
     from ctnet.networks.new_tasks import add_task
+    from ctnet.training.config import TrainConfig
     from ctnet.training.derived import DERIVATIONS
+    from ctnet.training.distributed import is_main, joined
     from ctnet.training.finetune import CHECKPOINT, compare, finetune
+    from ctnet.training.launch import launch, must_launch
     from ctnet.zoo import load
 
     if args.add_task is None and (args.like or args.all):
         raise ValueError("--like and --all go with --add-task.")
+    if must_launch(args.processes):
+        return launch(args.processes, ["-m", "ctnet", *args.words])
     changes = _given(args, "steps", "device", "seed")
     before = load(args.model)
     start = args.model
@@ -285,7 +318,10 @@ def _finetune(args: argparse.Namespace) -> int:
         known = DERIVATIONS.get(args.add_task)
         before = start = add_task(before, known.task if known else args.add_task, args.like)
     recipe = args.recipe or ("new-task" if args.add_task and not args.all else "finetune")
-    after = finetune(start, args.rule, args.data, args.out, recipe, **changes)
+    with joined(TrainConfig.load(recipe, **changes).device):
+        after = finetune(start, args.rule, args.data, args.out, recipe, **changes)
+        if not is_main():
+            return 0
     print(f"weights: {args.out / CHECKPOINT}")
     for result in compare(before, after, args.rule, args.data, limit=args.limit):
         figures = (f"{task} {result.headline(task):.3f}" for task in result.scores)
@@ -390,7 +426,9 @@ def _import(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser().parse_args(words)
+    args.words = words
     try:
         status: int = args.run(args)
         sys.stdout.flush()
@@ -399,7 +437,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"ctnet: {error}", file=sys.stderr)
+        # Which process it is, if torchrun started several.
+        who = f"ctnet, process {os.environ['RANK']}" if "RANK" in os.environ else "ctnet"
+        print(f"{who}: {error}", file=sys.stderr)
         return 1
     return status
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast, overload
 
 import torch
@@ -212,6 +212,9 @@ class CompositeModel(Fusable, Shared):
                 "height and width, and one palette or one for each image."
             )
         palette = palette.long()
+        # One of several processes that train together may have no image with a label.
+        if not palette.numel():
+            return palette
         lowest, highest = int(palette.min()), int(palette.max())
         # Most palettes ask for something everywhere: no need to look at each pixel twice.
         if lowest < 0 or highest >= len(self.tasks):
@@ -272,8 +275,21 @@ class CTN(CompositeModel):
         return cast(Tensor, self.decoder(features.image, features.pyramids[0], condition))
 
 
+def _any_of_each(masks: Sequence[Tensor]) -> list[bool]:
+    return [bool(mask.any()) for mask in masks]
+
+
 class _PerTaskModel(CompositeModel):
-    """Makes the composite of a plain answer per task, each computed only where it is asked."""
+    """Makes the composite of a plain answer per task, each computed only where it is asked.
+
+    Attributes:
+        anywhere: Says of the pixels that ask for each task whether there are any; processes that
+            share a batch have it look at all of them.
+    """
+
+    def __init__(self, config: ModelConfig, pretrained_encoder: Pretrained = False) -> None:
+        super().__init__(config, pretrained_encoder)
+        self.anywhere: Callable[[Sequence[Tensor]], list[bool]] = _any_of_each
 
     def _answer(self, features: Features, task: int) -> Tensor:
         raise NotImplementedError
@@ -281,10 +297,14 @@ class _PerTaskModel(CompositeModel):
     def _decode(self, features: Features, palette: Tensor) -> Tensor:
         n, _, height, width = features.image.shape
         composite = features.image.new_zeros(n, 3, height, width)
-        for task in range(len(self.tasks)):
-            soft = palette.is_floating_point()
-            share = palette[:, task, None] if soft else (palette == task)[:, None]
-            if not bool((share != 0).any()):
+        soft = palette.is_floating_point()
+        shares = [
+            palette[:, task, None] if soft else (palette == task)[:, None]
+            for task in range(len(self.tasks))
+        ]
+        asked = self.anywhere([share != 0 for share in shares])
+        for task, share in enumerate(shares):
+            if not asked[task]:
                 continue
             answer = self._answer(features, task)
             composite = (

@@ -9,7 +9,7 @@ the zero embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -113,7 +113,10 @@ def palette_pyramid(
     Returns:
         The mixture map of each stride.
     """
-    lowest, highest = int(palette.min()), int(palette.max())
+    # One of several processes may have no image at all.
+    lowest, highest = IGNORE, IGNORE
+    if palette.numel():
+        lowest, highest = int(palette.min()), int(palette.max())
     if lowest == highest:
         weights = torch.zeros(1, tasks, dtype=dtype, device=palette.device)
         if lowest != IGNORE:
@@ -169,6 +172,60 @@ def _at_cells(table: Tensor, index: Tensor | None) -> Tensor:
     return table if index is None else table.index_select(0, index)
 
 
+@dataclass(frozen=True)
+class BatchStatistics:
+    """Statistics of the channels of a batch, or of the parts of it that several processes have.
+
+    Attributes:
+        mean: Mean of each channel (C,).
+        rstd: 1/std of each channel (C,).
+        count: Number of cells that they are of.
+        total: Sums a tensor over the processes; None where there is only one.
+    """
+
+    mean: Tensor
+    rstd: Tensor
+    count: int | Tensor
+    total: Callable[[Tensor], Tensor] | None = None
+
+
+@torch.no_grad()
+def batch_statistics(
+    x: Tensor, norm: nn.BatchNorm2d, total: Callable[[Tensor], Tensor] | None = None
+) -> BatchStatistics:
+    """Computes the statistics of a batch and updates the running ones.
+
+    Args:
+        x: Features (N,C,h,w); with several processes N may be 0.
+        norm: Norm that keeps the running statistics.
+        total: Sums a tensor over the processes that share the batch.
+    """
+    state: Any = norm
+    count, channels = x.numel() // x.shape[1], x.shape[1]
+    if total is None:
+        mean, var = torch.batch_norm_update_stats(
+            x, state.running_mean, state.running_var, state.momentum
+        )
+        state.num_batches_tracked += 1
+        return BatchStatistics(mean, (var + state.eps).rsqrt(), count)
+    sums = x.new_zeros(2 * channels + 1, dtype=torch.float64)
+    if count:
+        mean, var = (v.double() for v in torch.batch_norm_update_stats(x, None, None, 0.0))
+        sums = torch.cat([mean, var + mean.square(), mean.new_ones(1)]) * count
+    sums = total(sums)
+    everywhere = sums[-1]
+    mean, square = (sums[:-1] / everywhere).view(2, channels)
+    var = (square - mean.square()).clamp(min=0)
+    unbiased = var * everywhere / (everywhere - 1).clamp(min=1)
+    for running, value in ((state.running_mean, mean), (state.running_var, unbiased)):
+        running.lerp_(value.to(running.dtype), state.momentum)
+    state.num_batches_tracked += 1
+    dtype = state.running_mean.dtype
+    return BatchStatistics(
+        mean.to(dtype), (var + state.eps).rsqrt().to(dtype), everywhere.to(dtype), total
+    )
+
+
 class _ConditionedBatchNorm(torch.autograd.Function):
     """Eq. 1 with batch statistics, as one scale and one shift per cell.
 
@@ -183,25 +240,47 @@ class _ConditionedBatchNorm(torch.autograd.Function):
         gamma: Tensor,
         beta: Tensor,
         index: Tensor | None,
-        mean: Tensor,
-        rstd: Tensor,
+        statistics: BatchStatistics,
     ) -> Tensor:
+        mean, rstd = statistics.mean, statistics.rstd
         ctx.save_for_backward(x, gamma, index, mean, rstd)
+        ctx.count, ctx.total = statistics.count, statistics.total
         scale = gamma * rstd
         return torch.addcmul(_at_cells(beta - mean * scale, index), x, _at_cells(scale, index))
 
     @staticmethod
     def backward(  # type: ignore[no-untyped-def]
         ctx, grad: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, gamma, index, mean, rstd = ctx.saved_tensors
         grad_beta = _sum_by_row(grad, index, len(gamma))
         grad_gamma = (_sum_by_row(grad * x, index, len(gamma)) - mean * grad_beta) * rstd
-        slope = (gamma * grad_gamma).sum(0) * rstd * rstd / len(x)
-        offset = (gamma * grad_beta).sum(0) * rstd / len(x) - slope * mean
+        sums = torch.stack([(gamma * grad_gamma).sum(0) * rstd, (gamma * grad_beta).sum(0)])
+        if ctx.total is not None:
+            sums = ctx.total(sums)
+        slope, offset = sums * rstd / ctx.count
         grad_x = grad * _at_cells(gamma * rstd, index)
-        grad_x -= offset
-        return grad_x.addcmul_(x, slope, value=-1), grad_gamma, grad_beta, None, None, None
+        grad_x -= offset - slope * mean
+        return grad_x.addcmul_(x, slope, value=-1), grad_gamma, grad_beta, None, None
+
+
+def batch_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, index: Tensor | None, statistics: BatchStatistics
+) -> Tensor:
+    """Normalises by batch statistics, whose gradient is taken into account.
+
+    Args:
+        x: Features (N,C,h,w).
+        gamma: Scales (M,C).
+        beta: Shifts (M,C).
+        index: Row of gamma and beta for each cell (N,h,w), None where all take the only one.
+        statistics: Those of ``x``.
+    """
+    n, channels, height, width = x.shape
+    cells = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    rows = None if index is None else index.flatten()
+    normalized: Tensor = _ConditionedBatchNorm.apply(cells, gamma, beta, rows, statistics)
+    return normalized.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _keep_scale(linear: nn.Linear, slope: float) -> None:
@@ -276,10 +355,14 @@ class ConditionedNorm(nn.Module):
         channels: Channels C of the normalised features.
         embedding: Length E of task embeddings.
         hidden: Width of the layer that gamma and beta share.
+
+    Attributes:
+        total: Sums a tensor over the processes that share a batch in training, if there are any.
     """
 
     def __init__(self, channels: int, embedding: int, hidden: int) -> None:
         super().__init__()
+        self.total: Callable[[Tensor], Tensor] | None = None
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.shared = nn.Linear(embedding, hidden)
         self.gamma = nn.Linear(hidden, channels)
@@ -297,25 +380,14 @@ class ConditionedNorm(nn.Module):
     def forward(self, x: Tensor, mixtures: MixtureMap, embeddings: Tensor) -> Tensor:
         """Normalises ``x`` (N,C,h,w) and applies the parameters of each cell's mixture."""
         gamma, beta = self.table(mixtures.weights @ embeddings)
+        norm: Any = self.norm
+        if norm.training:
+            statistics = batch_statistics(x, norm, self.total)
+            return batch_norm(x, gamma, beta, mixtures.index, statistics)
         n, channels, height, width = x.shape
         index = None if mixtures.index is None else mixtures.index.flatten()
         cells = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        if self.norm.training:
-            mean, rstd = self._batch_statistics(x)
-            cells = _ConditionedBatchNorm.apply(cells, gamma, beta, index, mean, rstd)
-        else:
-            norm: Any = self.norm
-            scale = gamma * (norm.running_var + norm.eps).rsqrt()
-            shift = beta - norm.running_mean * scale
-            cells = torch.addcmul(_at_cells(shift, index), cells, _at_cells(scale, index))
+        scale = gamma * (norm.running_var + norm.eps).rsqrt()
+        shift = beta - norm.running_mean * scale
+        cells = torch.addcmul(_at_cells(shift, index), cells, _at_cells(scale, index))
         return cells.view(n, height, width, channels).permute(0, 3, 1, 2)
-
-    @torch.no_grad()
-    def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Updates the running statistics; returns mean and 1/std of each channel."""
-        norm: Any = self.norm
-        _, mean, rstd = torch.native_batch_norm(
-            x, None, None, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
-        )
-        norm.num_batches_tracked += 1
-        return mean, rstd

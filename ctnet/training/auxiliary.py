@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctnet.networks.composite import CompositeModel
 from ctnet.networks.decoder import LEVELS, Decoder
 from ctnet.tasks import get_task
 from ctnet.training.datasets import Sample
-from ctnet.training.losses import CompositeLoss
+from ctnet.training.distributed import anywhere
+from ctnet.training.losses import CompositeLoss, cross_entropy, supervised_pixels
 
 DEPTH = 3
 """The decoder's stages up to the supervised features."""
@@ -95,19 +95,22 @@ class AuxiliaryHeads(nn.Module):
         composite = sample.image.new_zeros(sample.image.shape)
         extra: list[Tensor] = []
         guides: dict[str, Tensor] = {}
+        masks = supervised_pixels(sample)
+        found = anywhere(masks)
         for number, name in enumerate(self.tasks):
             source = 0 if shared else number
             if source not in features:
                 continue
-            x = features[source].float()
+            x = features[source]
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
             asked = sample.palette == number
             composite = torch.where(asked[:, None], self.composite[source](x), composite)
-            mask = asked & sample.valid[:, number]
-            if name in self.classes and bool(mask.any()):
+            mask = masks[number]
+            if name in self.classes and found[number]:
                 guides[name] = self.classes[name](x)
                 scores = guides[name].permute(0, 2, 3, 1)[mask]
                 weights = self.loss.weights_of_classes(name, scores.device)
-                entropy = F.cross_entropy(scores, sample.labels[name][mask], weights)
+                entropy = cross_entropy(scores, sample.labels[name][mask], weights)
                 extra.append(self.loss.weights.get(name, 1.0) * entropy)
         total, parts = self.loss(composite, sample, guides)
         return CoarseResult(sum(extra, total), parts, guides)

@@ -23,6 +23,7 @@ from ctnet.decoding import ClassAnchors, task_anchors, task_values
 from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, TASKS, get_task, nearest
 from ctnet.training.datasets import Sample
+from ctnet.training.distributed import anywhere, mean_of_all, rows_before, sum_of_all
 from ctnet.training.losses import CompositeLoss, smooth_class_scores
 
 CHANCE = 3
@@ -136,7 +137,8 @@ class ConsistentBatch:
 class Consistency:
     """Makes strong views and their targets, and compares; see the module.
 
-    Chance depends on the run's seed, the step and the row in the batch alone.
+    Chance depends on the run's seed, the step and the row in the batch alone, so that processes
+    which share a batch make of it what one would.
 
     Args:
         config: How.
@@ -227,11 +229,15 @@ class Consistency:
 
         Returns:
             The loss times its weight at that step, and for the log the loss of each task and the
-            share of its pixels that are sure.
+            share of its pixels that are sure; with several processes the part of this one.
         """
         valid, targets = batch.targets.valid, batch.targets
-        asked = batch.asked.sum((0, 2, 3)).clamp(min=1)
-        sure = (valid.sum((0, 2, 3)) / asked).tolist()
+        own = valid.sum((0, 2, 3))
+        asked = sum_of_all(batch.asked.sum((0, 2, 3))).tolist()
+        sure, own_sure = (
+            [part / max(1, whole) for part, whole in zip(counts.tolist(), asked, strict=True)]
+            for counts in (sum_of_all(own), own)
+        )
         weights = {
             name: loss.weights.get(name, 1.0) * share
             for name, share in zip(self.tasks, sure, strict=True)
@@ -241,21 +247,22 @@ class Consistency:
         total, parts = replace(loss, weights=weights)(
             composite, replace(targets, valid=valid & hard)
         )
-        pixels = composite.float().permute(0, 2, 3, 1)
-        for number, name in enumerate(self.tasks):
-            mask = valid[:, number]
-            if not soft[number] or not bool(mask.any()):
+        pixels = _pixels(composite)
+        for number, there in enumerate(anywhere(valid.unbind(1))):
+            if not soft[number] or not there:
                 continue
-            wanted = targets.labels[name][mask][:, None].expand(-1, 3)
-            entropy = F.binary_cross_entropy_with_logits(pixels[mask], wanted)
+            name, mask = self.tasks[number], valid[:, number]
+            wanted = targets.labels[name][mask][:, None].expand(-1, 3).to(pixels.dtype)
+            entropy = mean_of_all(
+                F.binary_cross_entropy_with_logits(pixels[mask], wanted, reduction="none")
+            )
             parts[name] = float(entropy.detach())
             total = total + weights[name] * entropy
         shown = {f"consistency_{name}": value for name, value in parts.items()}
-        there = batch.asked.flatten(2).any(2).any(0).tolist()
         shown |= {
             f"sure_{name}": share
-            for name, share, any_asked in zip(self.tasks, sure, there, strict=True)
-            if any_asked
+            for name, share, count in zip(self.tasks, own_sure, asked, strict=True)
+            if count
         }
         return self.config.weight_at(step) * total, shown
 
@@ -280,7 +287,7 @@ class Consistency:
         return torch.stack(palettes).to(sample.palette.device)
 
     def _targets(self, composite: Tensor, sample: Sample, asked: Tensor) -> Sample:
-        pixels = composite.float().permute(0, 2, 3, 1)
+        pixels = _pixels(composite)
         valid = asked.clone()
         labels = {name: torch.zeros_like(label) for name, label in sample.labels.items()}
         for number, name in enumerate(self.tasks):
@@ -293,10 +300,16 @@ class Consistency:
                 valid[:, number][mask] = best >= self.config.threshold
                 labels[name][mask] = ids
             elif task.kind == "probability":
-                labels[name][mask] = task_values(pixels[mask], task)[:, 0]
+                labels[name][mask] = task_values(pixels[mask], task)[:, 0].to(labels[name])
             else:
-                labels[name].permute(0, 2, 3, 1)[mask] = task_values(pixels[mask], task)
+                values = task_values(pixels[mask], task)
+                labels[name].permute(0, 2, 3, 1)[mask] = values.to(labels[name])
         return replace(sample, labels=labels, valid=valid)
+
+
+def _pixels(composite: Tensor) -> Tensor:
+    precision = torch.promote_types(composite.dtype, torch.float32)
+    return composite.to(precision).permute(0, 2, 3, 1)
 
 
 def strong_view(image: Tensor, chance: np.random.Generator) -> Tensor:
@@ -335,4 +348,4 @@ def _paste(sample: Sample, boxes: Tensor) -> Sample:
 def _pasted(x: Tensor, boxes: Tensor) -> Tensor:
     """Puts what the row before holds into the boxes (N,H,W) of a tensor (N,...,H,W)."""
     boxes = boxes.view(len(boxes), *[1] * (x.ndim - 3), *boxes.shape[1:])
-    return torch.where(boxes, x.roll(1, 0), x)
+    return torch.where(boxes, rows_before(x), x)

@@ -68,8 +68,8 @@ class Sample:
         """Moves all tensors."""
         return self.map(lambda x: x.to(device, non_blocking=True))
 
-    def select(self, rows: Tensor) -> Sample:
-        """Takes images of a batch by a mask (N,) or indices."""
+    def select(self, rows: Tensor | slice) -> Sample:
+        """Takes images of a batch by a mask (N,), indices or a slice."""
         return self.map(lambda x: x[rows])
 
 
@@ -354,6 +354,7 @@ class StepSampler(Sampler[list[Draw]]):
         steps: The steps to yield.
         seed: Seed of the whole run.
         draws: How a part of the samples is drawn for a class in place of the weights, if any is.
+        rows: Samples of each batch that are yielded; None for all.
 
     Raises:
         ValueError: If fewer samples can be drawn than a batch takes.
@@ -366,6 +367,7 @@ class StepSampler(Sampler[list[Draw]]):
         steps: range,
         seed: int,
         draws: ClassDraws | None = None,
+        rows: slice | None = None,
     ) -> None:
         drawable = int((weights > 0).sum())
         if batch_size > drawable:
@@ -378,6 +380,7 @@ class StepSampler(Sampler[list[Draw]]):
         self.steps = steps
         self.seed = seed
         self.draws = draws
+        self.rows = rows
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -389,7 +392,9 @@ class StepSampler(Sampler[list[Draw]]):
             indices = generator.choice(len(share), self.batch_size, False, share / share.sum())
             seeds = generator.integers(2**31, size=self.batch_size)
             batch = [Draw(int(i), int(s)) for i, s in zip(indices, seeds, strict=True)]
-            yield batch if self.draws is None else [self._redraw(d, generator) for d in batch]
+            if self.draws is not None:
+                batch = [self._redraw(draw, generator) for draw in batch]
+            yield batch if self.rows is None else batch[self.rows]
 
     def _redraw(self, drawn: Draw, generator: np.random.Generator) -> Draw:
         found = None if self.draws is None else self.draws.draw(generator)

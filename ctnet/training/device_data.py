@@ -23,6 +23,7 @@ from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, get_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import LabelSource, Sample, StepSampler
+from ctnet.training.distributed import is_main
 from ctnet.training.sampling import ClassDraws
 from ctnet.training.transforms import JITTER
 
@@ -113,7 +114,8 @@ class DeviceData:
         sizes = []
         with ThreadPoolExecutor(threads) as pool:
             loaded = pool.map(source.load, range(count))
-            for index, found in enumerate(tqdm(loaded, "decode", count, unit="image")):
+            bar = tqdm(loaded, "decode", count, unit="image", disable=not is_main())
+            for index, found in enumerate(bar):
                 sizes.append(found["image"].shape[:2])
                 for name, array in found.items():
                     if name.removesuffix(".valid") in ("image", *self.tasks, "seg"):

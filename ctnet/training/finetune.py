@@ -13,6 +13,7 @@ from ctnet.tasks import get_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.count_tables import add_label_tables
 from ctnet.training.datasets import LabelSource, open_source
+from ctnet.training.distributed import from_main, is_main
 from ctnet.training.trainer import Trainer
 from ctnet.zoo import load
 from ctnet.zoo.checkpoint import save_checkpoint
@@ -74,8 +75,11 @@ def finetune(
     source = open_source(config.layout, config.data, "train", tuned.tasks)
     tasks = [task for task in tuned.tasks if _needs_table(tuned, source, task)]
     if tasks:
-        tuned, _ = add_label_tables(tuned, source, tasks, TABLE_PHOTOGRAPHS)
-    save_checkpoint(tuned, out / CHECKPOINT)
+        if is_main():
+            tuned, _ = add_label_tables(tuned, source, tasks, TABLE_PHOTOGRAPHS)
+        tuned = from_main(tuned)
+    if is_main():
+        save_checkpoint(tuned, out / CHECKPOINT)
     return tuned
 
 

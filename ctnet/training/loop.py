@@ -8,13 +8,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -36,9 +38,21 @@ from ctnet.training.datasets import (
     sampling_weights,
 )
 from ctnet.training.device_data import DeviceData, SharedBatch, SharedBatches, batch_palettes
+from ctnet.training.distributed import (
+    GradientSum,
+    copy_from_main,
+    from_main,
+    is_main,
+    open_on_main,
+    own_rows,
+    own_workers,
+    require_same,
+    sum_losses,
+)
 from ctnet.training.phases import Span, differences
 from ctnet.training.run_log import RunLog
 from ctnet.training.sampling import Balance, ClassDraws, count_classes
+from ctnet.training.synchronized import synchronize
 from ctnet.training.transforms import training_transform
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -64,6 +78,9 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
 class TrainingLoop(ABC, Generic[Network]):
     """Trains the network of a configuration; what is learned is for a subclass to say.
 
+    Of several processes (:mod:`ctnet.training.distributed`) all make the loop and train; only the
+    first validates and writes.
+
     Args:
         config: The run.
         folder: Where checkpoints and logs go; a run that is there already goes on.
@@ -72,8 +89,12 @@ class TrainingLoop(ABC, Generic[Network]):
         source: Photographs and labels, in place of the data set that the configuration names.
         weights: Weights to start from, in place of those that the configuration names.
 
+    Attributes:
+        images: Images that this loop has trained on, of all processes.
+
     Raises:
-        ValueError: If the folder holds a run of another configuration.
+        ValueError: If the folder holds a run of another configuration, or another process has
+            another one.
     """
 
     def __init__(
@@ -88,12 +109,16 @@ class TrainingLoop(ABC, Generic[Network]):
         self.folder = Path(folder)
         self.validate = validate
         self.device = pick_device(config.device)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         heads = None
         if weights is None:
             weights, heads = _initial_weights(config.init)
         self.model = self._create_model(weights)
+        copy_from_main(self.model)
+        still = all(span.config.frozen_statistics for span in config.spans)
+        synchronize(self.model, _encoders(self.model) if still else ())
         self.average = _copy_state(self.model)
         self.span = config.span_at(0)
         self.dataset = self._create_dataset(
@@ -106,14 +131,19 @@ class TrainingLoop(ABC, Generic[Network]):
                 config.teacher,
             )
         )
+        self._compare_processes()
         self._counts: dict[str, Tensor] = {}
         self.auxiliary = self._prepare(heads)
+        if self.auxiliary is not None:
+            copy_from_main(self.auxiliary)
         self._begin_phase()
         self.optimizer = self._create_optimizer()
+        self._sum_gradients = GradientSum(_learned(self.optimizer))
         self.autocast, self.scaler = self._precision()
         self.step = 0
         self.seconds = 0.0
         self._log: RunLog | None = None
+        self.images = 0
         self._images, self._spent = 0, 0.0
         self.best = float("-inf")
         self._resume()
@@ -195,11 +225,13 @@ class TrainingLoop(ABC, Generic[Network]):
         self.dataset = self._create_dataset(self.dataset.source)
         self._begin_phase()
         known = self.optimizer.state
+        # Gradients of what learns no more would count when the others are clipped.
+        self.optimizer.zero_grad(set_to_none=True)
         self.optimizer = self._create_optimizer()
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter in known:
-                    self.optimizer.state[parameter] = known[parameter]
+        self._sum_gradients = GradientSum(_learned(self.optimizer))
+        for parameter in _learned(self.optimizer):
+            if parameter in known:
+                self.optimizer.state[parameter] = known[parameter]
 
     def class_counts(self, task: str) -> Tensor:
         """Returns the pixels of each class of a task on each photograph (N,C), counted once."""
@@ -223,7 +255,8 @@ class TrainingLoop(ABC, Generic[Network]):
         Without validation that is the last one.
         """
         config = self.config
-        bar = tqdm(
+        show = tqdm if is_main() else partial(tqdm, disable=True)
+        bar = show(
             self._batches(),
             initial=self.step,
             total=config.steps,
@@ -243,7 +276,8 @@ class TrainingLoop(ABC, Generic[Network]):
             self._enter(self.config.span_at(self.step))
             config, steps = self.phase, range(self.step, self.span.end)
             weights, draws = self._sampling()
-            sampler = StepSampler(weights, config.batch_size, steps, config.seed, draws)
+            rows = own_rows(config.batch_size)
+            sampler = StepSampler(weights, config.batch_size, steps, config.seed, draws, rows)
             if config.device_data:
                 data = data or DeviceData(self.dataset.source, config.model.tasks, self.device)
                 shared = SharedBatches(data, config, weights, draws)
@@ -252,7 +286,7 @@ class TrainingLoop(ABC, Generic[Network]):
             loader: DataLoader[Sample] = DataLoader(
                 self.dataset,
                 batch_sampler=sampler,
-                num_workers=config.workers,
+                num_workers=own_workers(config.workers),
                 collate_fn=collate,
                 pin_memory=self.device.type == "cuda",
             )
@@ -291,7 +325,11 @@ class TrainingLoop(ABC, Generic[Network]):
             log.note(self.step, f"phase {number}, {self.span.name}: {named}")
 
     def request(self, shared: SharedBatch, step: int) -> Sample:
-        """Asks for tasks on a shared batch by the rule of this run."""
+        """Asks for tasks on a shared batch by the rule of this run.
+
+        Returns:
+            The rows of the batch that are for this process.
+        """
         generator = np.random.default_rng((self.config.seed, step, PALETTES))
         shares = [self.phase.task_shares.get(task, 1) for task in self.config.model.tasks]
         weights = shared.labelled * torch.tensor(shares, device=shared.labelled.device)
@@ -305,27 +343,31 @@ class TrainingLoop(ABC, Generic[Network]):
             draws = torch.from_numpy(generator.random(len(palette))).to(palette.device)
             chosen = draws < self.phase.mosaic_share
             palette = torch.where(chosen[:, None, None], mosaic, palette)
-        return replace(shared.sample, palette=palette)
+        return replace(shared.sample, palette=palette).select(own_rows(len(palette)))
 
     def advance(self, sample: Sample) -> dict[str, float]:
         """Trains on one batch, writes log and checkpoints where they are due.
 
         Returns:
-            Means of the losses, and images/s, every ``LOG_EVERY`` steps; nothing else.
+            Means of the losses, and images/s of all processes, every ``LOG_EVERY`` steps; nothing
+            else.
         """
         self._enter(self.config.span_at(self.step))
         config = self.phase
-        opened = self._log is None
-        if self._log is None:
+        opened = self._log is None and is_main()
+        if opened:
             self._log = self._open_log()
-        if opened or self.step == self.span.start:
+        if self._log is not None and (opened or self.step == self.span.start):
             self._note_phase(self._log)
         started = time.monotonic()
         losses = self._train_step(sample.to(self.device))
         self.step += 1
-        self._log.add(losses)
+        self.images += config.batch_size
         spent = time.monotonic() - started
         self.seconds += spent
+        if self._log is None:
+            return {}
+        self._log.add(losses)
         self._images, self._spent = self._images + config.batch_size, self._spent + spent
         shown = {}
         last = self.step == self.config.steps
@@ -343,8 +385,12 @@ class TrainingLoop(ABC, Generic[Network]):
         if self._log is not None:
             self._log.close()
         model = self._build(False)
-        name = "best" if (self.folder / "best.safetensors").exists() else "last"
-        model.load_state_dict(load_file(self.folder / f"{name}.safetensors"), strict=True)
+        name = from_main("best" if (self.folder / "best.safetensors").exists() else "last")
+        file = open_on_main(self.folder / f"{name}.safetensors")
+        if file is None:
+            raise FileNotFoundError(f"no weights in {self.folder}: the run has yet to train.")
+        with file:
+            model.load_state_dict(load(file.read()), strict=True)
         return model.eval()
 
     def _train_step(self, sample: Sample) -> dict[str, float]:
@@ -362,11 +408,12 @@ class TrainingLoop(ABC, Generic[Network]):
         if loss.requires_grad:
             self._update(loss)
         self._update_average()
-        return parts
+        return sum_losses(parts)
 
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self._sum_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
         if bool(torch.isfinite(norm)) or self.scaler.is_enabled():
@@ -377,11 +424,13 @@ class TrainingLoop(ABC, Generic[Network]):
     def _update_average(self) -> None:
         # Early on the average follows quickly, so that it forgets where training began.
         decay = min(self.phase.average, (self.step + 1) / (self.step + 10))
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
+        now = self.model.state_dict()
+        for name, value in now.items():
+            if not value.is_floating_point():
                 self.average[name].copy_(value)
+        names = [name for name, value in now.items() if value.is_floating_point()]
+        follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        follow([self.average[name] for name in names], [now[name] for name in names], None)
 
     def _checkpoint(self, log: RunLog) -> None:
         weights = {k: v.contiguous().cpu() for k, v in self.average.items()}
@@ -408,11 +457,18 @@ class TrainingLoop(ABC, Generic[Network]):
         run = {"config": state["config"], "step": self.step, "seconds": round(self.seconds)}
         (self.folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
 
+    def _compare_processes(self) -> None:
+        config = self.config.to_dict()
+        for name in ("data", "device", "workers", "cache", "encoder_weights", "init"):
+            del config[name]
+        require_same({"configuration": config, "data set": list(self.dataset.source.ids)})
+
     def _resume(self) -> None:
-        path = self.folder / "state.pt"
-        if not path.exists():
+        file = open_on_main(self.folder / "state.pt")
+        if file is None:
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        with file:
+            state = torch.load(file, map_location=self.device, weights_only=True)
         # A run from before a field existed had the field's default.
         theirs = TrainConfig.from_dict(state["config"])
         differ = differences(self.config, theirs, state["step"])
@@ -434,6 +490,10 @@ class TrainingLoop(ABC, Generic[Network]):
 
 def _copy_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _learned(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _encoders(model: nn.Module) -> list[nn.Module]:

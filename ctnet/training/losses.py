@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ctnet.decoding import ClassAnchors, Point, anchor_scores, task_anchors
-from ctnet.tasks import get_task
+from ctnet.tasks import IGNORE, get_task
 from ctnet.training.datasets import Sample
+from ctnet.training.distributed import anywhere, mean_of_all, sum_of_all
 
 PAPER_WEIGHTS = {"seg": 3.0, "parts": 4.0, "edges": 50.0, "saliency": 8.0, "normals": 4.0}
 """lambda_k of eq. 4."""
@@ -21,6 +22,9 @@ def focal_cross_entropy(
     scores: Tensor, target: Tensor, gamma: float = 2.0, class_weights: Tensor | None = None
 ) -> Tensor:
     """Focal cross-entropy (Lin et al. 2017), averaged over pixels.
+
+    This and all the losses are averaged over the pixels of all processes that share a batch, if
+    there are several; what each returns is its part, as the parts are summed.
 
     Args:
         scores: Class scores (P,C).
@@ -34,10 +38,22 @@ def focal_cross_entropy(
         # The power's slope is infinite at 0.
         rest = rest.clamp(min=1e-6)
     loss = -(rest**gamma) * log_p
-    if class_weights is None:
-        return loss.mean()
-    weights = class_weights[target]
-    return (loss * weights).sum() / weights.sum()
+    return mean_of_all(loss, None if class_weights is None else class_weights.to(loss)[target])
+
+
+def cross_entropy(scores: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy, averaged over the pixels with a label.
+
+    Args:
+        scores: Class scores (P,C) or (N,C,H,W).
+        target: Class ids (P,) or (N,H,W), 255 = not labelled.
+        class_weights: Weight of each class (C,), all 1 where None.
+    """
+    weights = scores.new_ones(scores.shape[1]) if class_weights is None else class_weights
+    summed = F.cross_entropy(
+        scores, target, weights.to(scores), ignore_index=IGNORE, reduction="sum"
+    )
+    return summed / sum_of_all(weights.to(scores)[target[target != IGNORE]].sum())
 
 
 def smooth_class_scores(outputs: Tensor, points: Sequence[Point], sharpness: float) -> Tensor:
@@ -69,18 +85,20 @@ def balanced_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
         outputs: Raw outputs (P,3).
         target: Strengths (P,) in [0, 1].
     """
-    positive = (target.sum() + 1) / (len(target) + 2)
+    target = target.to(outputs.dtype)
+    strength, count = sum_of_all(torch.stack([target.sum(), target.new_full((), len(target))]))
+    positive = (strength + 1) / (count + 2)
     target = target[:, None]
     losses = -(
         (1 - positive) * target * F.logsigmoid(outputs)
         + positive * (1 - target) * F.logsigmoid(-outputs)
     )
-    return losses.mean()
+    return mean_of_all(losses)
 
 
 def cosine_loss(outputs: Tensor, target: Tensor) -> Tensor:
     """1 - cosine between raw outputs (P,3) and unit normals (P,3), averaged."""
-    return (1 - F.cosine_similarity(outputs, target, dim=1)).mean()
+    return mean_of_all(1 - F.cosine_similarity(outputs, target, dim=1))
 
 
 def angular_loss(outputs: Tensor, target: Tensor) -> Tensor:
@@ -90,7 +108,15 @@ def angular_loss(outputs: Tensor, target: Tensor) -> Tensor:
     """
     cosine = F.cosine_similarity(outputs, target, dim=1)
     # The slope of the arc cosine is infinite at its ends.
-    return torch.acos(cosine.clamp(-1 + 1e-4, 1 - 1e-4)).mean()
+    return mean_of_all(torch.acos(cosine.clamp(-1 + 1e-4, 1 - 1e-4)))
+
+
+def supervised_pixels(sample: Sample) -> list[Tensor]:
+    """Returns the pixels (N,H,W) of each task that request it and have a label."""
+    return [
+        (sample.palette == number) & sample.valid[:, number]
+        for number in range(sample.valid.shape[1])
+    ]
 
 
 @dataclass(frozen=True)
@@ -137,9 +163,11 @@ class CompositeLoss:
         parts = {}
         precision = torch.promote_types(composite.dtype, torch.float32)
         pixels = composite.to(precision).permute(0, 2, 3, 1)
+        masks = supervised_pixels(sample)
+        found = anywhere(masks)
         for number, name in enumerate(self.tasks):
-            mask = (sample.palette == number) & sample.valid[:, number]
-            if not bool(mask.any()):
+            mask = masks[number]
+            if not found[number]:
                 continue
             guide = None if guides is None else guides.get(name)
             loss = self._task_loss(name, pixels[mask], sample.labels[name], mask, guide)

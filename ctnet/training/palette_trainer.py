@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ctnet.evaluation.palettes import PALETTE, evaluate_palettes
@@ -16,8 +15,9 @@ from ctnet.rules import Rule
 from ctnet.tasks import IGNORE
 from ctnet.training.config import TrainConfig
 from ctnet.training.datasets import Sample, open_source
+from ctnet.training.distributed import anywhere
 from ctnet.training.loop import TrainingLoop
-from ctnet.training.losses import balanced_class_weights
+from ctnet.training.losses import balanced_class_weights, cross_entropy
 
 
 class PaletteTrainer(TrainingLoop[PaletteNetwork]):
@@ -53,12 +53,10 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
         image = sample.image.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             scores = self.model(image)
-        asked = sample.palette != IGNORE
-        if not bool(asked.any()):
+        if not any(anywhere([sample.palette != IGNORE])):
             return scores.new_zeros(()), {}
-        loss = F.cross_entropy(
-            scores.float(), sample.palette, self.class_weights, ignore_index=IGNORE
-        )
+        precision = torch.promote_types(scores.dtype, torch.float32)
+        loss = cross_entropy(scores.to(precision), sample.palette, self.class_weights)
         return loss, {PALETTE: float(loss.detach())}
 
 

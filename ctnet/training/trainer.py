@@ -16,6 +16,7 @@ from ctnet.tasks import get_task
 from ctnet.training.auxiliary import AuxiliaryHeads
 from ctnet.training.consistency import Consistency, ConsistentBatch
 from ctnet.training.datasets import Sample
+from ctnet.training.distributed import anywhere, own_rows
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.losses import CompositeLoss, balanced_class_weights
 
@@ -88,7 +89,9 @@ class Trainer(TrainingLoop[CompositeModel]):
         within = self.step - self.span.start
         if self.consistency is not None and self.consistency.config.due(within) and not coarse:
             with self.autocast():
-                batch = self.consistency.prepare(self.step, sample, self.average)
+                size = self.phase.batch_size
+                rows = range(size)[own_rows(size)]
+                batch = self.consistency.prepare(self.step, sample, self.average, rows)
             sample = batch.sample
         image = sample.image.contiguous(memory_format=torch.channels_last)
         with self.autocast():
@@ -97,9 +100,10 @@ class Trainer(TrainingLoop[CompositeModel]):
             return self._composite_loss(features, sample, coarse, batch)
         total = image.new_zeros(())
         parts: dict[str, float] = {}
-        for number in range(len(self.model.tasks)):
-            labelled = sample.valid[:, number].flatten(1).any(1)
-            if bool(labelled.any()):
+        rows = [valid.flatten(1).any(1) for valid in sample.valid.unbind(1)]
+        for number, found in enumerate(anywhere(rows)):
+            if found:
+                labelled = rows[number]
                 chosen = sample.select(labelled)
                 chosen = replace(chosen, palette=torch.full_like(chosen.palette, number))
                 loss, part = self._composite_loss(features.select(labelled), chosen, coarse)

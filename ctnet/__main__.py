@@ -1,0 +1,8 @@
+"""The command line as a module: ``python -m ctnet``, which torchrun can start too."""
+
+import sys
+
+from ctnet.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
