@@ -233,7 +233,7 @@ def _train(args: argparse.Namespace) -> int:
         if is_main():
             images = (loop.step - first) * config.batch_size
             rate = images / (time.monotonic() - started)
-            print(f"{images:,} images at {rate:.1f} images/s by {world_size()} process(es)")
+            print(f"{images:,} images at {rate:.1f} images/s, processes: {world_size()}")
             print(f"weights: {save_checkpoint(model, folder / 'checkpoint')}")
     return 0
 

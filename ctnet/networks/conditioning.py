@@ -277,8 +277,8 @@ def batch_norm(
     n, channels, height, width = x.shape
     cells = x.permute(0, 2, 3, 1).reshape(-1, channels)
     rows = None if index is None else index.flatten()
-    cells = _ConditionedBatchNorm.apply(cells, gamma, beta, rows, statistics)
-    return cells.view(n, height, width, channels).permute(0, 3, 1, 2)
+    normalized: Tensor = _ConditionedBatchNorm.apply(cells, gamma, beta, rows, statistics)
+    return normalized.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _keep_scale(linear: nn.Linear, slope: float) -> None:

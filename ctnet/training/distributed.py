@@ -36,6 +36,9 @@ PATIENCE = timedelta(hours=2)
 _device: torch.device | None = None
 """Device of this process while it is one of several."""
 
+_parent: int | None = None
+"""Process that started this one and restarts it, which it does not outlive."""
+
 
 def launched() -> bool:
     """Says whether torchrun, or what sets the same variables, started this process."""
@@ -61,7 +64,7 @@ def joined(device: str = "auto") -> Iterator[None]:
         with joined():
             Trainer(config, "runs/mine").train()
     """
-    global _device
+    global _device, _parent
     if not launched():
         yield
         return
@@ -72,6 +75,7 @@ def joined(device: str = "auto") -> Iterator[None]:
     except RuntimeError as error:
         raise ConnectionError(f"found no other processes at {host}: {error}") from error
     _device = chosen
+    _parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     try:
         yield
     finally:
@@ -138,6 +142,12 @@ def own_workers(workers: int) -> int:
 
 def _together(call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """Runs what all processes take part in."""
+    if _parent is not None and _parent != os.getppid():
+        # A second run in the same folder must not meet this one.
+        raise ConnectionError(
+            "what started this process has ended; start the same command again to go on from the "
+            "last checkpoint."
+        )
     try:
         call(*arguments, **options)
     except RuntimeError as error:
@@ -204,7 +214,8 @@ class GradientSum:
         has = torch.tensor([float(p.grad is not None) for p in self._parameters]).to(parts[0])
         self._buffer = torch.cat([has, *parts], out=self._buffer)
         _together(dist.all_reduce, self._buffer)
-        found, *sums = self._buffer.split([len(has), *(p.numel() for p in self._parameters)])
+        sizes = [len(has), *(p.numel() for p in self._parameters)]
+        found, *sums = self._buffer.split_with_sizes(sizes)
         for parameter, there, part in zip(self._parameters, found.tolist(), sums, strict=True):
             # Optimizers read both linearly, so strides agree, as autograd would have them.
             view = part.as_strided(parameter.shape, parameter.stride())

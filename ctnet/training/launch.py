@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from uuid import uuid4
@@ -60,6 +61,11 @@ def launch(processes: int, words: Sequence[str]) -> int:
         max_restarts=0,
         local_addr="localhost",
     )
+    # torch leaves its own behind.
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
     try:
         elastic_launch(config, sys.executable)(*words)
     except ChildFailedError as error:
@@ -74,4 +80,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
         return 1
     except SignalException as error:
         return 128 + int(error.sigval)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0

@@ -70,6 +70,9 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
 class TrainingLoop(ABC, Generic[Network]):
     """Trains the network of a configuration; what is learned is for a subclass to say.
 
+    Of several processes (:mod:`ctnet.training.distributed`) all make the loop and train; only the
+    first validates and writes.
+
     Args:
         config: The run.
         folder: Where checkpoints and logs go; a run that is there already goes on.
@@ -77,9 +80,6 @@ class TrainingLoop(ABC, Generic[Network]):
             decides which checkpoint is the best.
         source: Photographs and labels, in place of the data set that the configuration names.
         weights: Weights to start from, in place of those that the configuration names.
-
-    Of several processes (:mod:`ctnet.training.distributed`) all make the loop and train; only the
-    first validates and writes.
 
     Raises:
         ValueError: If the folder holds a run of another configuration, or another process has
