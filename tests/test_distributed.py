@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from ctnet.cli import main
 from ctnet.training.datasets import StepSampler, open_source
 from ctnet.training.distributed import joined, own_rows, own_workers
 from ctnet.training.launch import launch
-from ctnet.training.trainer import Trainer
 from ctnet.zoo.checkpoint import save_checkpoint
 
 WORKER = Path(__file__).with_name("training_worker.py")
 KILLED = "ctn-S"
 """The case that is killed and goes on."""
+
+PATIENCE = 900
+"""Seconds until a process counts as hanging; a busy machine takes minutes."""
 
 LABELLED = (
     "seg parts edges saliency normals", "seg normals", "seg edges saliency", "normals", "parts seg",
@@ -52,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_photographs: Any) -> Pa
 
 
 @pytest.fixture
-def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this process train as the worker does."""
     from ctnet.networks import composite, palette_net
     from ctnet.training import loop
@@ -62,8 +64,6 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     prepare()
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +80,20 @@ def load(file: Path) -> Any:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(
-    case: str, data: Path, together: Path, tmp_path: Path, in_float64: None
+    case: str, data: Path, together: Path, tmp_path: Path, prepared: None
 ) -> None:
     alone = run(case, data, tmp_path / "alone")
     first, second = (load(together / f"{case}-{number}.pt") for number in range(2))
-    assert len(alone["losses"]) == len(first["losses"]) == STEPS
+    assert len(alone["losses"]) == len(first["losses"]) == config_of(case, data).steps
     for step, (expected, found) in enumerate(zip(alone["losses"], first["losses"], strict=True)):
-        assert found == pytest.approx(expected, rel=1e-9), step
+        assert found == pytest.approx(expected, rel=1e-8), step
     assert first["losses"] == second["losses"]
     assert alone["losses"][0] != alone["losses"][-1]
     for state in ("model", "average", "final"):
         assert first[state].keys() == alone[state].keys()
         for name, value in alone[state].items():
-            torch.testing.assert_close(first[state][name], value, rtol=1e-7, atol=1e-9)
+            exact = {} if state == "final" else {"rtol": 1e-6, "atol": 1e-7}
+            torch.testing.assert_close(first[state][name], value, **exact)
             assert torch.equal(first[state][name], second[state][name]), name
 
 
@@ -109,17 +110,19 @@ def test_processes_differ_in_what_they_have(data: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_only_the_first_process_writes(case: str, together: Path) -> None:
+def test_only_the_first_process_writes(case: str, data: Path, together: Path) -> None:
     written = {path.name for path in (together / f"{case}-0").iterdir()}
     assert written == {"last.safetensors", "state.pt", "run.json", "losses.csv"}
     assert not (together / f"{case}-1").exists()
     rows = list(csv.reader((together / f"{case}-0/losses.csv").open()))
-    assert {int(step) for step, _, _ in rows} == set(range(1, STEPS + 1))
+    assert [int(step) for step, name, _ in rows if name == "images_per_s"] == list(
+        range(1, config_of(case, data).steps + 1)
+    )
 
 
 @pytest.mark.parametrize("norm", ["plain", "conditioned"])
 @pytest.mark.parametrize("split", [0, 2])
-def test_norms_see_the_whole_batch(norm: str, split: int, together: Path, in_float64: None) -> None:
+def test_norms_see_the_whole_batch(norm: str, split: int, together: Path) -> None:
     found = [load(together / f"parts-{number}.pt")["norms"][f"{norm}-{split}"] for number in (0, 1)]
     assert [len(part["y"]) for part in found] == [split, 5 - split]
     for name, expected in normalize(norm, slice(0, 5)).items():
@@ -177,40 +180,46 @@ def start_by_hand(data: Path, out: Path, kill: str = "") -> list[subprocess.Pope
     ]
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_process_ends_the_run_which_goes_on(
-    killed: int, data: Path, together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+def test_killed_runs_end_and_go_on(
+    data: Path, together: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    workers = start_by_hand(data, tmp_path, kill="1:7")
+    _, said = workers[0].communicate(timeout=PATIENCE)
+    assert [worker.wait(timeout=PATIENCE) for worker in workers] == [1, -9]
+    assert "process 0: another process of this run has stopped" in said
+    assert "start the same command again" in said
+
     words = [str(WORKER), str(data), str(tmp_path), KILLED]
-    if killed:
-        workers = start_by_hand(data, tmp_path, kill=f"{killed}:7")
-        _, said = workers[0].communicate(timeout=100)
-        assert [worker.wait(timeout=100) for worker in workers] == [1, -9]
-        assert "process 0: another process of this run has stopped" in said
-        assert "start the same command again" in said
-    else:
-        with monkeypatch.context() as deadly:
-            deadly.setenv("CTNET_TEST_KILL", f"{killed}:7")
-            assert launch(2, words) == 1
-        assert "process 0 of this run was ended by SIGKILL" in capfd.readouterr().err
+    monkeypatch.setenv("CTNET_TEST_KILL", "0:11")
+    assert launch(2, words) == 1
+    assert "process 0 of this run was ended by SIGKILL" in capfd.readouterr().err
+
+    monkeypatch.setenv("CTNET_TEST_KILL", "parent:16")
+    code = "import sys; from ctnet.training.launch import launch; launch(2, sys.argv[1:])"
+    command = [sys.executable, "-c", code, *words]
+    # What the workers inherit is open until they too have ended.
+    launcher = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert launcher.returncode == -signal.SIGKILL
+    assert "what started this process has ended" in launcher.stderr
+
+    monkeypatch.delenv("CTNET_TEST_KILL")
     assert launch(2, words) == 0
     for number in range(2):
         resumed = load(tmp_path / f"{KILLED}-{number}.pt")
         at_once = load(together / f"{KILLED}-{number}.pt")
-        assert resumed["first"] == 5
-        assert resumed["losses"] == at_once["losses"][5:]
+        assert resumed["first"] == 15
+        assert resumed["losses"] == at_once["losses"][15:]
         for state in ("model", "average", "final"):
             for name, value in at_once[state].items():
                 assert torch.equal(resumed[state][name], value), name
-    names = ("state.pt", "last.safetensors", "losses.csv")
     assert not (tmp_path / f"{KILLED}-1").exists()
     rows, expected = (
         [row for row in csv.reader((folder / f"{KILLED}-0/losses.csv").open())
          if row[1] != "images_per_s"]
         for folder in (tmp_path, together)
     )  # fmt: skip
-    assert rows == expected and all((tmp_path / f"{KILLED}-0" / name).exists() for name in names)
+    assert rows == expected
 
 
 RECIPE = """
@@ -236,7 +245,7 @@ def test_command_lines(
     words = ["train", "--config", str(recipe), "--data", str(data), "--out", str(folder)]
     assert main([*words, "--processes", "2"]) == 0
     said = capfd.readouterr().out
-    assert said.count("6 images at ") == 1 and "images/s by 2 process" in said
+    assert said.count("6 images at ") == 1 and "images/s, processes: 2" in said
     assert said.count("weights: ") == 1
     assert ctnet.load(f"local-dir:{folder / 'checkpoint'}").config.system == "ctn"
     assert "score" in (folder / "metrics.csv").read_text()
@@ -296,9 +305,3 @@ def test_too_few_processes(processes: str, capsys: pytest.CaptureFixture[str]) -
 def test_errors_come_before_processes(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--config", "papre", "--processes", "2"]) == 1
     assert capfd.readouterr().err.count("no config at papre") == 1
-
-
-def test_another_run_in_the_folder(data: Path, tmp_path: Path, in_float64: None) -> None:
-    run(KILLED, data, tmp_path)
-    with pytest.raises(ValueError, match="differs in rule"):
-        Trainer(config_of("ctn-R1", data), tmp_path)

@@ -2,7 +2,8 @@
 
 ``python training_worker.py DATA OUT CASE...`` trains in OUT/CASE-RANK and saves what came of it in
 OUT/CASE-RANK.pt; the case ``parts`` saves what :func:`parts` returns. With
-``CTNET_TEST_KILL=RANK:STEP`` in the environment that process kills itself in that step.
+``CTNET_TEST_KILL=RANK:STEP`` in the environment that process kills itself in that step, with
+``parent:STEP`` the first one kills what started it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -86,7 +88,8 @@ def base(data: Path) -> TrainConfig:
 
 CASES: dict[str, dict[str, Any]] = {
     "ctn-R1": {"auxiliary": 0.5, "guidance": 0.3, "coarse_steps": 2, "class_power": 0.3,
-               "sharpness": 20.0, "angular": True, "encoder": "efficientnet_lite0"},
+               "sharpness": 20.0, "angular": True},
+    "ctn-R1-lite": {"encoder": "efficientnet_lite0", "steps": 4},
     "ctn-S": {"rule": "S", "auxiliary": 0.5},
     "ctn-Rrnd": {"rule": "Rrnd", "frozen_statistics": True},
     "ctn-R2-device": {"rule": "R2", "mosaic_share": 0.3, "device_data": True, "frozen_stages": 2},
@@ -107,12 +110,23 @@ def config_of(case: str, data: Path) -> TrainConfig:
     return replace(config, name=case, model=model, **changes)
 
 
+@contextmanager
+def float64() -> Iterator[None]:
+    """Makes what is built inside compute in float64."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def run(case: str, data: Path, folder: Path) -> dict[str, Any]:
     """Trains in float64; returns losses by step, the network and the averaged network."""
     config = config_of(case, data)
     losses: list[dict[str, float]] = []
     cls: Any = PaletteTrainer if config.model.system == "palette" else Trainer
-    trainer = cls(config, folder)
+    with float64():
+        trainer = cls(config, folder)
     first = trainer.step
     train_step, gradients = trainer._train_step, trainer._sum_gradients
     end = os.environ.get("CTNET_TEST_KILL", "")
@@ -124,16 +138,19 @@ def run(case: str, data: Path, folder: Path) -> dict[str, Any]:
     def deadly() -> None:
         if end == f"{rank()}:{trainer.step}":
             os.kill(os.getpid(), signal.SIGKILL)
+        if end == f"parent:{trainer.step}" and is_main():
+            os.kill(os.getppid(), signal.SIGKILL)
         gradients()
 
     trainer._train_step, trainer._sum_gradients = recorded, deadly
     final = trainer.train()
     return {
         "first": first, "losses": losses, "model": trainer.model.state_dict(),
-        "average": trainer.average, "final": final.state_dict(),
+        "average": trainer.average, "final": final.double().state_dict(),
     }  # fmt: skip
 
 
+@float64()
 def normalize(norm: str, rows: slice) -> dict[str, Tensor]:
     """Runs a norm on rows of a batch of five, forward and backward, in training mode."""
     generator = torch.Generator().manual_seed(0)
@@ -183,6 +200,7 @@ def error_of(call: Callable[[], object]) -> str:
     return ""
 
 
+@float64()
 def parts(out: Path) -> dict[str, Any]:
     """Calls each of the functions that processes share."""
     file = out / f"only-{rank()}.txt"
@@ -217,8 +235,7 @@ def parts(out: Path) -> dict[str, Any]:
 
 
 def prepare() -> None:
-    """Makes training small and quiet, and exact to float64."""
-    torch.set_default_dtype(torch.float64)
+    """Makes training small and quiet."""
     loop.tqdm = partial(tqdm, disable=True)
     loop.LOG_EVERY = 1
     sys.modules["torch.utils.tensorboard"] = None  # type: ignore[assignment]
