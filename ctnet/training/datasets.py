@@ -50,8 +50,8 @@ class Sample:
         """Moves all tensors."""
         return self.map(lambda x: x.to(device, non_blocking=True))
 
-    def select(self, rows: Tensor) -> Sample:
-        """Takes images of a batch by a mask (N,) or indices."""
+    def select(self, rows: Tensor | slice) -> Sample:
+        """Takes images of a batch by a mask (N,), indices or a slice."""
         return self.map(lambda x: x[rows])
 
 

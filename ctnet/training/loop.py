@@ -329,7 +329,7 @@ class TrainingLoop(ABC, Generic[Network]):
             if not value.is_floating_point():
                 self.average[name].copy_(value)
         names = [name for name, value in now.items() if value.is_floating_point()]
-        follow = get_ema_multi_avg_fn(decay)
+        follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         follow([self.average[name] for name in names], [now[name] for name in names], None)
 
     def _checkpoint(self, log: RunLog) -> None:
