@@ -21,6 +21,7 @@ from ctnet.cli import main
 from ctnet.training.datasets import StepSampler, open_source
 from ctnet.training.distributed import joined, own_rows, own_workers
 from ctnet.training.launch import launch
+from ctnet.training.trainer import Trainer
 from ctnet.zoo.checkpoint import save_checkpoint
 
 WORKER = Path(__file__).with_name("training_worker.py")

@@ -90,8 +90,8 @@ class Trainer(TrainingLoop[CompositeModel]):
         if self.consistency is not None and self.consistency.config.due(within) and not coarse:
             with self.autocast():
                 size = self.phase.batch_size
-                rows = range(size)[own_rows(size)]
-                batch = self.consistency.prepare(self.step, sample, self.average, rows)
+                places = range(size)[own_rows(size)]
+                batch = self.consistency.prepare(self.step, sample, self.average, places)
             sample = batch.sample
         image = sample.image.contiguous(memory_format=torch.channels_last)
         with self.autocast():
