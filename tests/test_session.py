@@ -222,7 +222,9 @@ class TestEverything:
         model.compiled().decode(features, single[None])
         once = operations(lambda: model.compiled().decode(features, single[None]))
         config, channels = model.config.decoder, model.encoder.channels
-        shared = 9 * 3 * config.image[0] * 64**2 + sum(
+        # A kernel of 3 x 3 at every pixel, or of 4 x 4 at every cell of 2 x 2.
+        on_image = 16 * 32**2 if config.subpixel else 9 * 64**2
+        shared = 3 * config.image[0] * on_image + sum(
             a * b * (32 >> level) ** 2
             for level, (a, b) in enumerate(zip(channels, config.skips, strict=True))
         )
