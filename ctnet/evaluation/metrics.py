@@ -43,7 +43,10 @@ class ClassMetric:
     """
 
     def __init__(self, classes: int) -> None:
-        self._index = MulticlassJaccardIndex(classes, average="none", ignore_index=IGNORE)
+        # Of several processes that train, one alone validates: it must not wait for the others.
+        self._index = MulticlassJaccardIndex(
+            classes, average="none", ignore_index=IGNORE, sync_on_compute=False
+        )
         self._seen = torch.zeros(classes, dtype=torch.bool)
         self._images = 0
 
