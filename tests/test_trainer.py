@@ -621,8 +621,10 @@ def test_the_average_is_what_gives_targets(
     trainer = Trainer(config, tmp_path)
     prepare, seen = Consistency.prepare, []
 
-    def watch(self: Consistency, step: int, sample: Sample, average: Mapping[str, Tensor]) -> Any:
-        batch = prepare(self, step, sample, average)
+    def watch(
+        self: Consistency, step: int, sample: Sample, average: Mapping[str, Tensor], rows: range
+    ) -> Any:
+        batch = prepare(self, step, sample, average, rows)
         seen.append((step, {k: v.clone() for k, v in average.items()}))
         assert not any(label.requires_grad for label in batch.targets.labels.values())
         return batch
