@@ -42,7 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     speed = commands.add_parser("speed", help="what conditioning costs, as ratios against limits")
     speed.set_defaults(run=_speed)
-    speed.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all)")
+    speed.add_argument(
+        "parts",
+        nargs="*",
+        help=f"of {', '.join(PARTS)} (default: all); the others in the file stay",
+    )
     speed.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
     speed.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     speed.add_argument("--device", default="cpu", help="default: %(default)s")
@@ -108,7 +112,10 @@ def _speed(args: argparse.Namespace) -> None:
             raise ValueError(f"unknown measurement {part!r}{nearest(part, PARTS)}")
     bench = Bench(args.device, args.rounds, args.quick, args.compile)
     parts = {part: PARTS[part] for part in args.parts or PARTS}
-    _report(measure(bench, parts, args.threads), args.out)
+    found = measure(bench, parts, args.threads)
+    if args.parts and args.out.is_file():
+        found = found.on_top_of(Speed.load(args.out))
+    _report(found, args.out)
 
 
 def _export(args: argparse.Namespace) -> None:

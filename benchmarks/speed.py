@@ -92,6 +92,22 @@ class Speed:
         findings = tuple(Finding(**finding) for finding in values.pop("findings"))
         return cls(findings=findings, **values)
 
+    def on_top_of(self, earlier: Speed) -> Speed:
+        """Returns an earlier measurement with the parts of this one measured again.
+
+        Raises:
+            ValueError: If it was made on another device, with other threads or another torch.
+        """
+        places = [(x.device, x.threads, x.torch) for x in (self, earlier)]
+        if places[0] != places[1]:
+            raise ValueError(
+                f"parts measured on {earlier.place()} do not stand beside parts measured on "
+                f"{self.place()}: write to another file, or measure all parts."
+            )
+        parts = {finding.part for finding in self.findings}
+        kept = tuple(x for x in earlier.findings if x.part not in parts)
+        return replace(earlier, findings=kept + self.findings)
+
     def table(self, part: str | None = None) -> str:
         """Returns a Markdown table of all findings, or of one measurement."""
         lines = ["| Comparison | Time | Reference | Ratio | Limit |", "|---|---|---|---|---|"]

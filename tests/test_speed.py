@@ -137,6 +137,15 @@ def test_alternatives_are_measured(tmp_path, monkeypatch, capsys):
         main(["alternatives", "--quick", "--rounds", "0", "--out", str(path)])
 
 
+def test_parts_are_measured_again(tmp_path):
+    found = (Finding("a", 1.5, None, part="labels"), Finding("b", 0.4, None, part="steps"))
+    earlier = Speed(found, "cpu", 2, 7, "2.6")
+    again = Speed((Finding("c", 1.0, None, part="labels"),), "cpu", 2, 5, "2.6")
+    assert [x.question for x in again.on_top_of(earlier).findings] == ["b", "c"]
+    with pytest.raises(ValueError, match="do not stand beside"):
+        replace(again, threads=1).on_top_of(earlier)
+
+
 def test_table_of_findings():
     found = (Finding("a / b", 1.5, 1.03, 15, 10), Finding("memory", 0.4, None))
     lines = Speed(found, "cpu", 2, 7, "2.6").table().splitlines()
