@@ -17,7 +17,7 @@ class TinyEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         for number, (inputs, outputs) in enumerate(itertools.pairwise((3, *self.channels))):
-            conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+            conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
             self.add_module(f"stage{number}", nn.Sequential(conv, nn.BatchNorm2d(outputs)))
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -8,7 +8,6 @@ OUT/CASE-RANK.pt; the case ``parts`` saves what :func:`parts` returns. With
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -52,27 +52,6 @@ from ctnet.training.trainer import Trainer
 
 STEPS = 20
 DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)
-
-
-class TinyEncoder(nn.Module):
-    """Five strided convolutions under the contract of the real encoders."""
-
-    channels = (4, 5, 6, 7, 8)
-    mean = (0.5, 0.5, 0.5)
-    std = (0.25, 0.25, 0.25)
-
-    def __init__(self) -> None:
-        super().__init__()
-        for number, (inputs, outputs) in enumerate(itertools.pairwise((3, *self.channels))):
-            conv = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
-            self.add_module(f"stage{number}", nn.Sequential(conv, nn.BatchNorm2d(outputs)))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features = []
-        for stage in self.children():
-            x = stage(x).relu()
-            features.append(x)
-        return features
 
 
 def create_encoder(create: Callable[..., Any], name: str, pretrained: bool = False) -> Any:
