@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.speed import Bench
+from benchmarks.speed import Bench, Measured
 from ctnet.measuring import Run, cpu_name, seconds_in_turn
 from ctnet.networks.composite import CTN
 
@@ -54,7 +54,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Measured):
     """All times, and where they were measured."""
 
     costs: tuple[Cost, ...]
@@ -62,11 +62,6 @@ class Comparison:
     threads: int
     rounds: int
     torch: str
-
-    def save(self, path: str | Path) -> None:
-        """Writes JSON."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
@@ -89,10 +84,6 @@ class Comparison:
                 f" | {'' if x.limit is None else f'{x.limit:.1f}'} |"
             )
         return "\n".join(lines)
-
-    def place(self) -> str:
-        """Returns a line that says where this was measured."""
-        return f"{self.device}, {self.threads} threads, torch {self.torch}, {self.rounds} rounds"
 
 
 def _torchvision(name: str) -> nn.Module:

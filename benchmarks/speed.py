@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,11 +70,9 @@ class Finding:
     part: str = ""
 
 
-@dataclass(frozen=True)
-class Speed:
-    """All findings, and where they were measured."""
+class Measured:
+    """What measurements have in common: a file, and where they were made."""
 
-    findings: tuple[Finding, ...]
     device: str
     threads: int
     rounds: int
@@ -82,8 +80,24 @@ class Speed:
 
     def save(self, path: str | Path) -> None:
         """Writes JSON."""
+        values = asdict(cast(Any, self))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
+        Path(path).write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+
+    def place(self) -> str:
+        """Returns a line that says where this was measured."""
+        return f"{self.device}, {self.threads} threads, torch {self.torch}, {self.rounds} rounds"
+
+
+@dataclass(frozen=True)
+class Speed(Measured):
+    """All findings, and where they were measured."""
+
+    findings: tuple[Finding, ...]
+    device: str
+    threads: int
+    rounds: int
+    torch: str
 
     @classmethod
     def load(cls, path: str | Path) -> Speed:
@@ -118,10 +132,6 @@ class Speed:
             limit = "" if x.limit is None else f"{x.limit:.2f}"
             lines.append(f"| {x.question} | {' | '.join(times)} | {x.ratio:.3f} | {limit} |")
         return "\n".join(lines)
-
-    def place(self) -> str:
-        """Returns a line that says where this was measured."""
-        return f"{self.device}, {self.threads} threads, torch {self.torch}, {self.rounds} rounds"
 
 
 @dataclass(frozen=True)
