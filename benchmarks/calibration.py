@@ -15,7 +15,13 @@ import ctnet
 from ctnet.decoding import AnchorReader, ClassReader, task_anchors
 from ctnet.networks.composite import CompositeModel
 from ctnet.tasks import IGNORE, get_task
-from ctnet.training.datasets import CompositeDataset, LabelSource, open_source
+from ctnet.training.datasets import (
+    CompositeDataset,
+    LabelSource,
+    measured_images,
+    open_source,
+    taken_evenly,
+)
 
 BINS = 15
 """Bins of confidence."""
@@ -72,14 +78,7 @@ def calibration(
         errors = {
             way: MulticlassCalibrationError(classes, BINS, ignore_index=IGNORE) for way in readers
         }
-        origins = source.measured_on(task.name, False)
-        fit = [
-            i
-            for i in range(len(source.ids))
-            if source.origin(i) in origins and source.kind(i, task.name)
-        ]
-        if limit is not None and len(fit) > limit:
-            fit = [fit[k * len(fit) // limit] for k in range(limit)]
+        fit = taken_evenly(measured_images(source, task.name), limit)
         for index in tqdm(fit, f"{name}, {task.name}", unit="image"):
             sample = dataset[index]
             palette = torch.full_like(sample.palette, number)

@@ -24,7 +24,13 @@ from ctnet.label_tables import TableReader
 from ctnet.networks.composite import CompositeModel
 from ctnet.rules import Rule, S, get_rule
 from ctnet.tasks import TASKS, get_task, nearest
-from ctnet.training.datasets import CompositeDataset, LabelSource, Sample
+from ctnet.training.datasets import (
+    CompositeDataset,
+    LabelSource,
+    Sample,
+    measured_images,
+    taken_evenly,
+)
 
 RULE_NAMES = (S, "R1", "R2", "R3", "Rrnd")
 
@@ -209,7 +215,7 @@ def evaluate(
         if label_tables or task not in model.label_tables.tasks
     }
     by_task = {task: tuple(source.measured_on(task, semantic)) for task in names}
-    plan = _plan(source, by_task, limit)
+    plan = _plan(source, names, semantic, limit)
     dataset = CompositeDataset(source, parsed, model.tasks)
     evaluator = Evaluator(model.tasks, edge_thresholds)
     bar = tqdm(sorted(plan), desc=f"{name} on {rule}", unit="image", disable=not progress)
@@ -249,18 +255,12 @@ def _find_rule(name: str, tasks: Sequence[str]) -> Rule:
 
 
 def _plan(
-    source: LabelSource,
-    by_task: Mapping[str, Sequence[str]],
-    limit: int | None,
+    source: LabelSource, tasks: Sequence[str], semantic: bool, limit: int | None
 ) -> dict[int, list[str]]:
     """Chooses the tasks to measure on each image, by index."""
     plan: dict[int, list[str]] = {}
-    origins = [source.origin(i) for i in range(len(source.ids))]
-    for task, sources in by_task.items():
-        fit = [i for i, name in enumerate(origins) if name in sources and source.kind(i, task)]
-        if limit is not None and len(fit) > limit:
-            fit = [fit[k * len(fit) // limit] for k in range(limit)]
-        for index in fit:
+    for task in tasks:
+        for index in taken_evenly(measured_images(source, task, semantic), limit):
             plan.setdefault(index, []).append(task)
     return plan
 

@@ -12,7 +12,12 @@ from ctnet.evaluation.metrics import ClassMetric
 from ctnet.networks.palette_net import PaletteNetwork
 from ctnet.rules import get_rule
 from ctnet.tasks import IGNORE
-from ctnet.training.datasets import CompositeDataset, LabelSource
+from ctnet.training.datasets import (
+    CompositeDataset,
+    LabelSource,
+    measured_images,
+    taken_evenly,
+)
 
 PALETTE = "palette"
 """Name of the figures of a palette network in results."""
@@ -44,11 +49,7 @@ def evaluate_palettes(
     if not parsed.needs_labels:
         raise ValueError(f"rule {rule} makes palettes by chance, which no image can tell.")
     sources = tuple(source.measured_on("seg", True))
-    fit = [
-        i for i in range(len(source.ids)) if source.origin(i) in sources and source.kind(i, "seg")
-    ]
-    if limit is not None and len(fit) > limit:
-        fit = [fit[k * len(fit) // limit] for k in range(limit)]
+    fit = taken_evenly(measured_images(source, "seg", True), limit)
     dataset = CompositeDataset(source, parsed, network.tasks)
     metric = ClassMetric(len(network.tasks))
     device = next(network.parameters()).device

@@ -63,7 +63,7 @@ def metrics_table(results: Sequence[EvalResult], by_anchors: Sequence[EvalResult
         results: What was measured.
         by_anchors: The same for some of the models, with classes read by eq. 5.
     """
-    again = {(result.model, result.rule): result for result in by_anchors}
+    again = _by_row(by_anchors)
     lines = [
         "| Model | Rule | " + " | ".join(COLUMNS.values()) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
@@ -83,7 +83,7 @@ def metrics_table(results: Sequence[EvalResult], by_anchors: Sequence[EvalResult
 def readings_table(results: Sequence[EvalResult], by_anchors: Sequence[EvalResult]) -> str:
     """Builds a Markdown table of mIoU by label table and by eq. 5, with bootstrap intervals."""
     lines = ["| Model | Rule | Task | Label table | Eq. 5 |", "|---|---|---|---|---|"]
-    found = {(result.model, result.rule): result for result in results}
+    found = _by_row(results)
     for other in by_anchors:
         result = found.get((other.model, other.rule))
         if result is None:
@@ -95,6 +95,10 @@ def readings_table(results: Sequence[EvalResult], by_anchors: Sequence[EvalResul
             ]
             lines.append(f"| `{result.model}` | {result.rule} | {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _by_row(results: Sequence[EvalResult]) -> dict[tuple[str, str], EvalResult]:
+    return {(result.model, result.rule): result for result in results}
 
 
 def _interval(result: EvalResult, task: str) -> str:
@@ -170,10 +174,10 @@ def update_labels_page(page: str | Path, results: str | Path) -> None:
 
 def read_alike(results: str | Path) -> list[EvalResult]:
     """Reads all results, those of models with label tables as they are read by eq. 5."""
-    again = {(result.model, result.rule): result for result in read_by_anchors(results)}
-    found = {(result.model, result.rule): result for result in read_results(results)}
+    again = _by_row(read_by_anchors(results))
     return [
-        again[key].on_top_of(result) if key in again else result for key, result in found.items()
+        again[key].on_top_of(result) if key in again else result
+        for key, result in _by_row(read_results(results)).items()
     ]
 
 

@@ -31,10 +31,16 @@ from ctnet.decoding import AnchorReader, task_anchors
 from ctnet.evaluation.metrics import mean_iou
 from ctnet.label_tables import TableReader, cell_index, table_cells
 from ctnet.networks.composite import CompositeModel, build
+from ctnet.networks.from_ctn import TABLES, adapt_weights
 from ctnet.predictor import evaluating
 from ctnet.rules import get_rule
 from ctnet.tasks import TaskSpec, get_task
-from ctnet.training.datasets import CompositeDataset, LabelSource
+from ctnet.training.datasets import (
+    CompositeDataset,
+    LabelSource,
+    measured_images,
+    taken_evenly,
+)
 
 FOLDS = 5
 """Parts of the photographs in cross-validation."""
@@ -220,8 +226,8 @@ def add_label_tables(
             found[counts.task.name] = table.log().half().view(cells, cells, cells, -1)
     config = replace(model.config, label_tables=tuple(found))
     read = build(config)
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith("label_tables.")}
-    state |= {f"label_tables.{task}": table for task, table in found.items()}
+    state = adapt_weights(model.state_dict(), replace(config, label_tables=()))
+    state |= {TABLES + task: table for task, table in found.items()}
     read.load_state_dict(state, strict=True)
     return read.to(model.device).eval(), tuple(reports)
 
@@ -250,14 +256,8 @@ def count_labels(
     """
     counts = [_empty(model, get_task(task)) for task in tasks]
     photographs = [0] * len(tasks)
-    measured_on = {task: source.measured_on(task, False) for task in tasks}
-    labeled = [
-        i
-        for i in range(len(source.ids))
-        if any(source.kind(i, t) and source.origin(i) in measured_on[t] for t in tasks)
-    ]
-    if limit is not None and len(labeled) > limit:
-        labeled = [labeled[k * len(labeled) // limit] for k in range(limit)]
+    best = {task: set(measured_images(source, task)) for task in tasks}
+    labeled = taken_evenly(sorted(set().union(*best.values())), limit)
     dataset = CompositeDataset(source, get_rule(rule, model.tasks), model.tasks)
     with evaluating(model), model.inference():
         for index in tqdm(labeled, "label tables", unit="image", disable=not progress):
@@ -268,8 +268,7 @@ def count_labels(
             for number, entry in enumerate(counts):
                 task = model.tasks.index(entry.task.name)
                 valid = sample.valid[task]
-                best = source.origin(index) in measured_on[entry.task.name]
-                if not best or not bool(valid.any()):
+                if index not in best[entry.task.name] or not bool(valid.any()):
                     continue
                 photographs[number] += 1
                 reader = AnchorReader(task_anchors(entry.task, model.config.anchors))

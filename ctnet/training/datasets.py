@@ -315,6 +315,27 @@ def _finish(label: Tensor, kind: str) -> Tensor:
     return normals / normals.square().sum(0, keepdim=True).sqrt().clamp(min=1e-6)
 
 
+def measured_images(source: LabelSource, task: str, semantic: bool = False) -> list[int]:
+    """Returns the images that a task is measured on: those with its best labels.
+
+    Args:
+        source: Photographs and labels.
+        task: Name of the task.
+        semantic: As for :meth:`LabelSource.measured_on`.
+    """
+    sources = source.measured_on(task, semantic)
+    return [
+        i for i in range(len(source.ids)) if source.origin(i) in sources and source.kind(i, task)
+    ]
+
+
+def taken_evenly(images: Sequence[int], limit: int | None) -> list[int]:
+    """Takes so many images, evenly from all; None takes all."""
+    if limit is None or len(images) <= limit:
+        return list(images)
+    return [images[k * len(images) // limit] for k in range(limit)]
+
+
 def sampling_weights(dataset: CompositeDataset, source_weights: Mapping[str, float]) -> Tensor:
     """Weighs photographs by their sources.
 
