@@ -10,12 +10,12 @@ from collections.abc import Callable as _Callable  # noqa: E402
 
 from torch.nn import Module as _Module  # noqa: E402
 
-from ctnet.networks.shared import Shared as _Shared  # noqa: E402
-from ctnet.zoo import ModelInfo as _ModelInfo  # noqa: E402
-from ctnet.zoo import list_models as _list_models  # noqa: E402
-from ctnet.zoo import load as _load  # noqa: E402
-from ctnet.zoo import load_palette_network as _load_palette_network  # noqa: E402
-from ctnet.zoo import model_info as _model_info  # noqa: E402
+from ctnet.models.hub_mixin import Shared as _Shared  # noqa: E402
+from ctnet.models.pretrained import load as _load  # noqa: E402
+from ctnet.models.pretrained import load_palette_network as _load_palette_network  # noqa: E402
+from ctnet.zoo.manifest import ModelInfo as _ModelInfo  # noqa: E402
+from ctnet.zoo.manifest import list_models as _list_models  # noqa: E402
+from ctnet.zoo.manifest import model_info as _model_info  # noqa: E402
 
 
 def _entry(info: _ModelInfo) -> _Callable[..., _Module]:

@@ -11,9 +11,10 @@ from benchmarks.alternatives import compare as compare_alternatives
 from benchmarks.labels import reading
 from benchmarks.speed import PARTS as SPEED_PARTS
 from benchmarks.speed import Bench, Part, Speed, measure
-from ctnet.evaluation.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
-from ctnet.evaluation.tables import metrics_table, read_results, replace_marked
+from ctnet.evaluation.results import read_results
 from ctnet.tasks import nearest
+from tools.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
+from tools.readme_tables import metrics_table, replace_marked
 
 PARTS: dict[str, Part] = {**SPEED_PARTS, "labels": reading}
 """Measurements of ``speed`` by name."""

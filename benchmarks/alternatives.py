@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from benchmarks.speed import Bench, Measured
-from ctnet.measuring import Run, cpu_name, seconds_in_turn
-from ctnet.networks.composite import CTN
+from ctnet.models.base import CTN
+from ctnet.profiling.measure import Run, cpu_name, seconds_in_turn
 
 REFERENCE = "lraspp_mobilenet_v3_large"
 """The network that times are compared with: torchvision's fastest for segmentation."""

@@ -12,16 +12,16 @@ from torchmetrics.classification import MulticlassCalibrationError
 from tqdm import tqdm
 
 import ctnet
-from ctnet.decoding import AnchorReader, ClassReader, task_anchors
-from ctnet.networks.composite import CompositeModel
-from ctnet.tasks import IGNORE, get_task
-from ctnet.training.datasets import (
+from ctnet.data.dataset import (
     CompositeDataset,
     LabelSource,
     measured_images,
     open_source,
     taken_evenly,
 )
+from ctnet.labels import AnchorReader, ClassReader, task_anchors
+from ctnet.models.base import CompositeModel
+from ctnet.tasks import IGNORE, get_task
 
 BINS = 15
 """Bins of confidence."""

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctnet.evaluation.complexity import Complexity, Cost, SystemCost
-from ctnet.measuring import LiveBytes, cpu_name
-from ctnet.networks.composite import SYSTEMS, CompositeModel, create
-from ctnet.networks.conditioning import ConditionedNorm
+from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
+from ctnet.models.base import SYSTEMS, CompositeModel, create
 from ctnet.palette import Palette
+from ctnet.profiling.measure import LiveBytes, cpu_name
+from tools.complexity import Complexity, Cost, SystemCost
 
 SIDE = 256
 """Height and width of the paper's images."""

@@ -11,8 +11,8 @@ import onnxruntime
 import torch
 
 from benchmarks.speed import ENCODERS, Bench, Finding
-from ctnet.export import export
-from ctnet.measuring import Run
+from ctnet.export.write import export
+from ctnet.profiling.measure import Run
 
 WHERE = ((1, 256), (1, 512))
 """Batch and side of the images."""

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctnet.networks.composite import CTN
-from ctnet.networks.conditioning import ConditionedNorm
-from ctnet.networks.decoder import LEVELS, Block, Decoder
-from ctnet.networks.encoders import normalize
-from ctnet.networks.folding import fold_block, fold_encoder
+from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
+from ctnet.blocks.decoder import LEVELS, Block, Decoder
+from ctnet.blocks.encoders import normalize
+from ctnet.fused.folding import fold_block, fold_encoder
+from ctnet.models.base import CTN
 
 Answer = Callable[[nn.Module, Tensor, int], Tensor]
 

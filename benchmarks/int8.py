@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 import ctnet
-from ctnet.decoding import ClassReader
+from ctnet.data.dataset import open_source
 from ctnet.evaluation.evaluate import EvalResult, evaluate
-from ctnet.export import export
+from ctnet.export.write import export
 from ctnet.label_tables import LabelTables
-from ctnet.networks.composite import CompositeModel
+from ctnet.labels import ClassReader
+from ctnet.models.base import CompositeModel
 from ctnet.rules import S
-from ctnet.training.datasets import open_source
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 
 from benchmarks.speed import Bench, Finding
-from ctnet.decoding import AnchorReader, ClassReader, class_anchors, decode_task
 from ctnet.label_tables import TableReader, table_cells
-from ctnet.measuring import Run
+from ctnet.labels import AnchorReader, ClassReader, class_anchors, decode_task
+from ctnet.profiling.measure import Run
 from ctnet.tasks import get_task
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ctnet.evaluation.complexity import SYSTEM_NAMES, Complexity, Cost, SystemCost
+from tools.complexity import SYSTEM_NAMES, Complexity, Cost, SystemCost
 
 INK, FAINT, WHITE = (40, 40, 40), (150, 150, 150), (255, 255, 255)
 COMPOSITE, DENSE = (31, 119, 180), (174, 199, 232)

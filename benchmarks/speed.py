@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.formulations import Twin, literal
-from ctnet.measuring import Run, cpu_name, peak_bytes, time_in_turn
-from ctnet.networks import fused
-from ctnet.networks.composite import CTN, create
-from ctnet.networks.conditioning import palette_pyramid
-from ctnet.networks.decoder import LEVELS
-from ctnet.networks.fused_kernels import Coarse
-from ctnet.networks.windows import whole
-from ctnet.palette_batches import make_palettes
+from ctnet.blocks.conditioned_batch_norm import palette_pyramid
+from ctnet.blocks.decoder import LEVELS
+from ctnet.data.palette_batches import make_palettes
+from ctnet.fused import decoder as fused
+from ctnet.fused.convolutions import Coarse
+from ctnet.fused.regions import whole
+from ctnet.models.base import CTN, create
+from ctnet.profiling.measure import Run, cpu_name, peak_bytes, time_in_turn
 from ctnet.rules import R1, R2, RRND
 
 ENCODERS = {

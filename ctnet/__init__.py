@@ -15,38 +15,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctnet.decoding import to_labels
-    from ctnet.networks.composite import CompositeModel, create
-    from ctnet.networks.config import ModelConfig
-    from ctnet.networks.new_tasks import add_task
-    from ctnet.networks.palette_net import PaletteNetwork
+    from ctnet.labels import to_labels
+    from ctnet.models.add_task import add_task
+    from ctnet.models.base import CompositeModel, create
+    from ctnet.models.config import ModelConfig
+    from ctnet.models.palette_network import PaletteNetwork
+    from ctnet.models.pretrained import load, load_palette_network
     from ctnet.palette import Palette
-    from ctnet.predictor import Prediction
+    from ctnet.prediction.predict import Prediction
     from ctnet.rules import Rule, get_rule
     from ctnet.tasks import Task, TaskSpec
-    from ctnet.zoo import ModelInfo, list_models, load, load_palette_network, model_info
+    from ctnet.zoo.manifest import ModelInfo, list_models, model_info
 
 __version__ = "0.1.0"
 
 # Imported on first use, so that `import ctnet` costs next to nothing.
 _EXPORTS = {
-    "CompositeModel": "ctnet.networks.composite",
-    "ModelConfig": "ctnet.networks.config",
-    "ModelInfo": "ctnet.zoo",
+    "CompositeModel": "ctnet.models.base",
+    "ModelConfig": "ctnet.models.config",
+    "ModelInfo": "ctnet.zoo.manifest",
     "Palette": "ctnet.palette",
-    "PaletteNetwork": "ctnet.networks.palette_net",
-    "Prediction": "ctnet.predictor",
+    "PaletteNetwork": "ctnet.models.palette_network",
+    "Prediction": "ctnet.prediction.predict",
     "Rule": "ctnet.rules",
     "Task": "ctnet.tasks",
     "TaskSpec": "ctnet.tasks",
-    "add_task": "ctnet.networks.new_tasks",
-    "create": "ctnet.networks.composite",
+    "add_task": "ctnet.models.add_task",
+    "create": "ctnet.models.base",
     "get_rule": "ctnet.rules",
-    "list_models": "ctnet.zoo",
-    "load": "ctnet.zoo",
-    "load_palette_network": "ctnet.zoo",
-    "model_info": "ctnet.zoo",
-    "to_labels": "ctnet.decoding",
+    "list_models": "ctnet.zoo.manifest",
+    "load": "ctnet.models.pretrained",
+    "load_palette_network": "ctnet.models.pretrained",
+    "model_info": "ctnet.zoo.manifest",
+    "to_labels": "ctnet.labels",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import sys
 
-from ctnet.cli import main
+from ctnet.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

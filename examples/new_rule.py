@@ -1,6 +1,7 @@
 """Moves ctn-r2 to the rule ``indoor.toml`` and measures before and after, like the paper's Table 3.
 
-Run from the root of the repository: ``python examples/new_rule.py --data ~/data/compositemt``.
+Run from the root of the repository:
+``PYTHONPATH=. python examples/new_rule.py --data ~/data/compositemt``.
 """
 
 import argparse
@@ -9,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ctnet
-from ctnet.evaluation.paper_tables import delta_m
-from ctnet.evaluation.tables import metrics_table, replace_marked
 from ctnet.training.finetune import compare, finetune
+from tools.paper_tables import delta_m
+from tools.readme_tables import metrics_table, replace_marked
 
 RULE = str(Path(__file__).with_name("indoor.toml"))
 PAGE = Path(__file__).parent.parent / "docs" / "adapting.md"

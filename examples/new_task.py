@@ -1,6 +1,7 @@
 """Adds the task ``foreground`` to ctn-r1, trains its embedding alone, and measures it.
 
-Run from the root of the repository: ``python examples/new_task.py --data ~/data/compositemt``.
+Run from the root of the repository:
+``PYTHONPATH=. python examples/new_task.py --data ~/data/compositemt``.
 """
 
 import argparse
@@ -9,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ctnet
-from ctnet.evaluation.tables import replace_marked
-from ctnet.training.derived import DERIVATIONS
+from ctnet.data.derived import DERIVATIONS
 from ctnet.training.finetune import compare, finetune
+from tools.readme_tables import replace_marked
 
 TASK = "foreground"
 PAGE = Path(__file__).parent.parent / "docs" / "adapting.md"

@@ -12,10 +12,10 @@ import torch
 from hub_server import TOKEN, Hub
 from PIL import Image
 
-from ctnet.networks.composite import create
-from ctnet.networks.decoder import DecoderConfig
+from ctnet.blocks.decoder import DecoderConfig
+from ctnet.models.base import create
+from ctnet.models.checkpoint import save_checkpoint
 from ctnet.tasks import DEFAULT_TASKS, TASKS
-from ctnet.zoo.checkpoint import save_checkpoint
 
 TINY = DecoderConfig(
     stages=(10, 8, 7, 6, 5),

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from ctnet import to_labels
-from ctnet.networks.from_ctn import TABLES
-from ctnet.networks.palette_net import PaletteNetwork
+from ctnet.models.checkpoint import WEIGHTS_FILE, load_network
+from ctnet.models.convert import TABLES
+from ctnet.models.palette_network import PaletteNetwork
 from ctnet.tasks import get_task
-from ctnet.zoo.checkpoint import WEIGHTS_FILE, load_network
-from ctnet.zoo.hub import locate
+from ctnet.zoo.locate import locate
 
 GOLDEN = Path(__file__).with_name("golden")
 SIZE = (72, 104)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctnet.networks.composite import CompositeModel, build
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.decoder import DecoderConfig
+from ctnet.blocks.decoder import DecoderConfig
+from ctnet.data.dataset import Sample
+from ctnet.models.base import CompositeModel, build
+from ctnet.models.config import ModelConfig
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.auxiliary import AuxiliaryHeads
-from ctnet.training.datasets import Sample
 from ctnet.training.losses import CompositeLoss
 
 DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)

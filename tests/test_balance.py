@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from ctnet import create
+from ctnet.data.balance import class_balance
+from ctnet.data.dataset import open_source
+from ctnet.data.sampling import count_classes
+from ctnet.data.wrapped import CachedSource
 from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
-from ctnet.training.balance import class_balance
 from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import open_source
 from ctnet.training.losses import balanced_class_weights
-from ctnet.training.sampling import count_classes
 from ctnet.training.trainer import Trainer
-from ctnet.training.wrapped import CachedSource
 
 HEIGHT, WIDTH = 20, 30
 

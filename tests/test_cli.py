@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import ctnet
-from ctnet.cli import build_parser, main
+from ctnet.cli.main import build_parser, main
 
 COMMANDS = (
-    "list", "info", "predict", "palette", "train", "train-zoo", "finetune", "eval", "tables",
+    "list", "info", "predict", "palette", "train", "train-zoo", "finetune", "eval",
     "import", "download", "push", "export", "bench", "demo",
 )  # fmt: skip
 
@@ -136,13 +136,16 @@ def test_palettes_are_made_edited_and_shown(tmp_path, capsys):
 
 def test_the_module_runs_as_a_program():
     done = subprocess.run(
-        [sys.executable, "-m", "ctnet.cli", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "ctnet", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == f"ctnet {ctnet.__version__}"
 
 
 def test_a_reader_that_has_enough():
-    command = [sys.executable, "-m", "ctnet.cli", "list"]
+    command = [sys.executable, "-m", "ctnet", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         running.stdout.close()
         assert running.stderr.read() == b""

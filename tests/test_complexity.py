@@ -6,10 +6,10 @@ import torch
 from benchmarks.__main__ import build_parser, main
 from benchmarks.complexity import LiveBytes, count, five_tasks, measure, requests
 from benchmarks.plot import draw
-from ctnet.evaluation.complexity import Complexity, Cost, complexity_table, read_complexity
-from ctnet.networks.composite import create
-from ctnet.networks.conditioning import ConditionedNorm
+from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
+from ctnet.models.base import create
 from ctnet.tasks import DEFAULT_TASKS
+from tools.complexity import Complexity, Cost, complexity_table, read_complexity
 
 SIDE = 64
 SHRINK = (256 // SIDE) ** 2

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from conftest import SUBPIXEL, TINY
 
-from ctnet.networks import conditioning
-from ctnet.networks.conditioning import (
+from ctnet.blocks import conditioned_batch_norm as conditioning
+from ctnet.blocks.conditioned_batch_norm import (
     ConditionedNorm,
     MixtureMap,
     TaskRepresentation,
@@ -17,7 +17,7 @@ from ctnet.networks.conditioning import (
     soft_pyramid,
     task_codes,
 )
-from ctnet.networks.decoder import DECODERS, LEVELS, Block, Condition, Decoder, DecoderConfig
+from ctnet.blocks.decoder import DECODERS, LEVELS, Block, Condition, Decoder, DecoderConfig
 
 LAYOUTS = ["single", "mosaic", "curved", "random", "partly", "unrequested"]
 

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from ctnet import create
-from ctnet.decoding import class_anchors
-from ctnet.networks.composite import CompositeModel
+from ctnet.data import transforms
+from ctnet.data.dataset import CompositeDataset, Sample, collate, open_source
+from ctnet.data.device_data import DeviceData, draw_crops
+from ctnet.data.transforms import training_transform
+from ctnet.labels import class_anchors
+from ctnet.models.base import CompositeModel
 from ctnet.rules import R1, R2, Rule
 from ctnet.tasks import DEFAULT_TASKS, TASKS
-from ctnet.training import transforms
 from ctnet.training.config import TrainConfig
 from ctnet.training.consistency import (
     SURE_SHARPNESS,
@@ -26,10 +29,7 @@ from ctnet.training.consistency import (
     draw_box,
     strong_view,
 )
-from ctnet.training.datasets import CompositeDataset, Sample, collate, open_source
-from ctnet.training.device_data import DeviceData, draw_crops
 from ctnet.training.losses import CompositeLoss
-from ctnet.training.transforms import training_transform
 
 SEG, PARTS, EDGES, SALIENCY, NORMALS = range(5)
 SIZE = 32

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import ctnet
-from ctnet.cli import main
-from ctnet.decoding import class_anchors
+from ctnet.cli.main import main
+from ctnet.data.dataset import CompositeDataset, open_source
 from ctnet.label_tables import table_cells
+from ctnet.labels import class_anchors
 from ctnet.tasks import get_task
 from ctnet.training.count_tables import (
     FOLDS,
@@ -22,7 +23,6 @@ from ctnet.training.count_tables import (
     count_labels,
     make_table,
 )
-from ctnet.training.datasets import CompositeDataset, open_source
 
 
 @pytest.fixture

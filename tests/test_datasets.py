@@ -15,11 +15,8 @@ from scipy.io import savemat
 from torch.utils.data import DataLoader
 
 from ctnet import create
-from ctnet.evaluation.evaluate import evaluate
-from ctnet.rules import R1, R2, R3, RRND, Rule, get_rule, single
-from ctnet.tasks import DEFAULT_TASKS, TASKS, VOC_CLASSES
-from ctnet.training.compositemt import CompositeMTMini
-from ctnet.training.datasets import (
+from ctnet.data.compositemt import CompositeMTMini
+from ctnet.data.dataset import (
     CompositeDataset,
     LabelSource,
     Sample,
@@ -28,8 +25,11 @@ from ctnet.training.datasets import (
     open_source,
     sampling_weights,
 )
-from ctnet.training.pascal_mt import PascalMT, decode_colors, region_boundaries
-from ctnet.training.transforms import training_transform
+from ctnet.data.pascal_mt import PascalMT, decode_colors, region_boundaries
+from ctnet.data.transforms import training_transform
+from ctnet.evaluation.evaluate import evaluate
+from ctnet.rules import R1, R2, R3, RRND, Rule, get_rule, single
+from ctnet.tasks import DEFAULT_TASKS, TASKS, VOC_CLASSES
 
 HEIGHT, WIDTH = 30, 40
 SEG, PARTS, EDGES, SALIENCY, NORMALS, NOTHING = 0, 1, 2, 3, 4, 255

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctnet.decoding import (
+from ctnet.labels import (
     SCORE_EPS,
     TaskLabels,
     anchor_distance,

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import ctnet
-from ctnet.cli import build_parser, main
+from ctnet.cli.main import build_parser, main
 from ctnet.demo.files import Limits, read_photo
 from ctnet.demo.handlers import NO_OTHER, Choices, Handlers
 from ctnet.demo.models import Models
@@ -364,7 +364,7 @@ def test_models_of_other_tasks(make_model, photo, tmp_path):
 def test_the_command_needs_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("ctnet.demo_command.find_spec", lambda name: None)
+    monkeypatch.setattr("ctnet.cli.demo.find_spec", lambda name: None)
     assert main(["demo"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -578,7 +578,7 @@ def test_the_command_serves(tmp_path):
     pytest.importorskip("gradio", reason="needs the extra [demo]")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "ctnet.cli", "demo", "--no-browser", "--port", str(port)]
+    command = [sys.executable, "-m", "ctnet", "demo", "--no-browser", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         killer = threading.Timer(300, process.kill)
         killer.start()

@@ -17,12 +17,12 @@ from torch.distributed import run as torchrun
 from training_worker import CASES, STEPS, base, config_of, normalize, prepare, run
 
 import ctnet
-from ctnet.cli import main
-from ctnet.training.datasets import StepSampler, open_source
+from ctnet.cli.main import main
+from ctnet.data.dataset import StepSampler, open_source
+from ctnet.models.checkpoint import save_checkpoint
 from ctnet.training.distributed import joined, own_rows, own_workers
 from ctnet.training.launch import launch
 from ctnet.training.trainer import Trainer
-from ctnet.zoo.checkpoint import save_checkpoint
 
 WORKER = Path(__file__).with_name("training_worker.py")
 KILLED = "ctn-S"
@@ -57,10 +57,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_photographs: Any) -> Pa
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this process train as the worker does."""
-    from ctnet.networks import composite, palette_net
+    from ctnet.models import base, palette_network
     from ctnet.training import loop
 
-    for module, name in ((composite, "create_encoder"), (palette_net, "create_encoder"),
+    for module, name in ((base, "create_encoder"), (palette_network, "create_encoder"),
                          (loop, "tqdm"), (loop, "LOG_EVERY")):  # fmt: skip
         monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ctnet.drawing import colorize, draw_composite, legend, overlay
 from ctnet.palette import Palette
-from ctnet.predictor import Prediction
+from ctnet.prediction.drawing import colorize, draw_composite, legend, overlay
+from ctnet.prediction.predict import Prediction
 from ctnet.tasks import TASKS
 
 SIZE = (90, 120)

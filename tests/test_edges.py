@@ -18,8 +18,8 @@ from skimage.draw import ellipse, polygon
 from skimage.morphology import thin as morphological_thin
 from skimage.segmentation import find_boundaries
 
-from ctnet.evaluation import edges
-from ctnet.evaluation.edges import BoundaryF, BoundaryScore, decode_annotators, match, thin
+from ctnet.evaluation import boundaries
+from ctnet.evaluation.boundaries import BoundaryF, BoundaryScore, decode_annotators, match, thin
 
 TOLERANCE = 2.9 / np.hypot(96, 128)
 """As many pixels of reach on the synthetic images as the benchmark has on 320x214."""
@@ -355,8 +355,8 @@ def test_equal_masks_at_several_thresholds_are_matched_once(
 ) -> None:
     truth = scene(1)[1][0]
     calls = []
-    original = edges._partners
-    monkeypatch.setattr(edges, "_partners", lambda graph: calls.append(1) or original(graph))
+    original = boundaries._partners
+    monkeypatch.setattr(boundaries, "_partners", lambda graph: calls.append(1) or original(graph))
     score = BoundaryF(apply_nms=False)
     score.update(truth, [truth])
     assert len(calls) == 1

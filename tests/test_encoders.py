@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ctnet.networks.efficientnet_lite import EfficientNetLite, published_weights
-from ctnet.networks.encoders import ENCODERS, create_encoder, normalize
+from ctnet.blocks.efficientnet_lite import EfficientNetLite, published_weights
+from ctnet.blocks.encoders import ENCODERS, create_encoder, normalize
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
@@ -230,8 +230,8 @@ class TestEfficientNetLite:
 ALONE = """
 import sys
 import torch
-from ctnet.networks.composite import create
-from ctnet.decoding import decode
+from ctnet.models.base import create
+from ctnet.labels import decode
 from ctnet.palette import Palette
 import numpy as np
 

@@ -10,22 +10,22 @@ import torch
 from PIL import Image
 
 import ctnet
-from ctnet.cli import main
-from ctnet.decoding import class_anchors
+from ctnet.cli.main import main
+from ctnet.data.compositemt import BEST_SOURCES
+from ctnet.data.dataset import open_source
 from ctnet.evaluation.evaluate import RULE_NAMES, EvalResult, evaluate
-from ctnet.evaluation.tables import (
+from ctnet.evaluation.results import read_results
+from ctnet.label_tables import table_cells
+from ctnet.labels import class_anchors
+from ctnet.models.base import build
+from ctnet.tasks import DEFAULT_TASKS, get_task
+from tools.readme_tables import (
     metrics_table,
     palette_table,
     read_alike,
-    read_results,
     update_labels_page,
     update_readme,
 )
-from ctnet.label_tables import table_cells
-from ctnet.networks.composite import build
-from ctnet.tasks import DEFAULT_TASKS, get_task
-from ctnet.training.compositemt import BEST_SOURCES
-from ctnet.training.datasets import open_source
 
 SIZE = (48, 64)
 LABELS = {

@@ -16,11 +16,11 @@ from PIL import Image
 import benchmarks.export
 import ctnet
 from benchmarks.__main__ import main as measure
-from ctnet.cli import main
-from ctnet.export import PROPERTIES_FILE, export, properties
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.palette_net import PaletteNetwork
-from ctnet.networks.portable import portable
+from ctnet.cli.main import main
+from ctnet.export.portable import portable
+from ctnet.export.write import PROPERTIES_FILE, export, properties
+from ctnet.models.config import ModelConfig
+from ctnet.models.palette_network import PaletteNetwork
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import ctnet
-from ctnet.cli import main
+from ctnet.cli.main import main
+from ctnet.models.checkpoint import save_checkpoint
 from ctnet.tasks import TASKS
 from ctnet.training.finetune import compare, finetune
-from ctnet.zoo.checkpoint import save_checkpoint
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

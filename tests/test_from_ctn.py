@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import SUBPIXEL, TINY
 
-from ctnet.networks.composite import build
-from ctnet.networks.from_ctn import adapt_weights
-from ctnet.networks.palette_net import PaletteNetwork
+from ctnet.models.base import build
+from ctnet.models.convert import adapt_weights
+from ctnet.models.palette_network import PaletteNetwork
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.config import TrainConfig
 from ctnet.training.trainer import Trainer

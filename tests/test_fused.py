@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import ctnet
-from ctnet.networks import fused
-from ctnet.networks.encoders import create_encoder
-from ctnet.networks.folding import fold_encoder
-from ctnet.networks.fused_step import compiled_step, step_by_blocks
-from ctnet.networks.upconv import add_convolved, split_taps
-from ctnet.networks.windows import Box, upsampling_reads
+from ctnet.blocks.encoders import create_encoder
+from ctnet.fused import decoder as fused
+from ctnet.fused.folding import fold_encoder
+from ctnet.fused.regions import Box, upsampling_reads
+from ctnet.fused.scale_shift import compiled_step, step_by_blocks
+from ctnet.fused.upsampled_conv import add_convolved, split_taps
 from ctnet.tasks import DEFAULT_TASKS
 
 SYSTEMS = ["ctn", "mhn", "stn"]
@@ -204,7 +204,7 @@ class TestStep:
     @pytest.mark.parametrize("count", [1, 7, 5000])
     @pytest.mark.parametrize("kind", ["blocks", "compiled"])
     def test_scales_shifts_and_activates(self, monkeypatch, kind, count):
-        monkeypatch.setattr("ctnet.networks.fused_step.BLOCK", 600)
+        monkeypatch.setattr("ctnet.fused.scale_shift.BLOCK", 600)
         monkeypatch.setattr(torch, "compile", lambda function, **_: function)
         step = step_by_blocks if kind == "blocks" else compiled_step()
         torch.manual_seed(0)

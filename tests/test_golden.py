@@ -7,8 +7,8 @@ import torch
 from golden import GOLDEN, classes, keys, outputs, palette, picture
 
 import ctnet
-from ctnet.zoo.checkpoint import load_network
-from ctnet.zoo.hub import locate
+from ctnet.models.checkpoint import load_network
+from ctnet.zoo.locate import locate
 
 NAMES = ctnet.list_models()
 TOLERANCE = {"rtol": 1e-3, "atol": 2e-3}

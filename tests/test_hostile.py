@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import ctnet
-from ctnet.networks.config import MAX_TASKS, ModelConfig
-from ctnet.networks.decoder import DECODERS, MAX_WIDTH, DecoderConfig
+from ctnet.blocks.decoder import DECODERS, MAX_WIDTH, DecoderConfig
+from ctnet.models.checkpoint import load_network, save_checkpoint
+from ctnet.models.config import MAX_TASKS, ModelConfig
 from ctnet.tasks import TASKS
-from ctnet.zoo.checkpoint import load_network, save_checkpoint
 from ctnet.zoo.files import MAX_BYTES
 from ctnet.zoo.tensors import MAX_HEADER, read_tensors
 
@@ -232,7 +232,7 @@ def test_mutated_configurations_are_refused_or_bounded(folder, monkeypatch, exam
         assert 1 <= len(config.tasks) <= MAX_TASKS and 1 <= config.code_length <= MAX_WIDTH
         raise ValueError("built")
 
-    monkeypatch.setattr("ctnet.zoo.checkpoint.build_network", built)
+    monkeypatch.setattr("ctnet.models.checkpoint.build_network", built)
 
     def check(content):
         (folder / "config.json").write_text(json.dumps(content))

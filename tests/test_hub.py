@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from ctnet.zoo.download import fetch, find_cached
 from ctnet.zoo.files import FileInfo
-from ctnet.zoo.names import HubName
+from ctnet.zoo.hub_names import HubName
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 REPO = "org/tiny"

@@ -15,7 +15,7 @@ from test_hub import NAME, OLD, REPO, WEIGHTS, read
 
 from ctnet.zoo.download import fetch
 
-COMMAND = [sys.executable, "-m", "ctnet.cli", "download", f"hf-hub:{REPO}"]
+COMMAND = [sys.executable, "-m", "ctnet", "download", f"hf-hub:{REPO}"]
 
 
 @pytest.fixture

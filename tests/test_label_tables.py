@@ -11,12 +11,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import ctnet
-from ctnet.cli import main
-from ctnet.export import properties
+from ctnet.cli.main import main
+from ctnet.export.write import properties
 from ctnet.label_tables import LabelTables, table_cells
-from ctnet.networks.composite import build
-from ctnet.networks.from_ctn import adapt_weights
-from ctnet.zoo.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.base import build
+from ctnet.models.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.convert import adapt_weights
 
 CLASSES = {"seg": 21, "parts": 7}
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.decoding import ClassAnchors, class_anchors, class_scores
+from ctnet.data.dataset import Sample
+from ctnet.labels import ClassAnchors, class_anchors, class_scores
 from ctnet.tasks import DEFAULT_TASKS
-from ctnet.training.datasets import Sample
 from ctnet.training.losses import (
     PAPER_WEIGHTS,
     CompositeLoss,

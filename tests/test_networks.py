@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctnet.networks.composite import (
+from ctnet.blocks.decoder import DECODERS, DecoderConfig, get_decoder_config
+from ctnet.blocks.features import Features, pad_to_grid
+from ctnet.models.base import (
     CTN,
     MHN,
     STN,
@@ -18,8 +20,6 @@ from ctnet.networks.composite import (
     build,
     create,
 )
-from ctnet.networks.decoder import DECODERS, DecoderConfig, get_decoder_config
-from ctnet.networks.features import Features, pad_to_grid
 from ctnet.palette import Palette
 from ctnet.tasks import DEFAULT_TASKS
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import ctnet
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.new_tasks import freeze_old_tasks
+from ctnet.data.dataset import CompositeDataset, open_source
+from ctnet.data.derived import DERIVATIONS, DerivedLabels
+from ctnet.models.add_task import freeze_old_tasks
+from ctnet.models.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.config import ModelConfig
 from ctnet.tasks import DEFAULT_TASKS, TASKS, register_task
 from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import CompositeDataset, open_source
-from ctnet.training.derived import DERIVATIONS, DerivedLabels
 from ctnet.training.trainer import Trainer
-from ctnet.zoo.checkpoint import load_checkpoint, save_checkpoint
 
 DEPTH = ctnet.TaskSpec("depth", "depth", "probability", (0, 150, 136))
 MATERIAL = ctnet.TaskSpec(

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 import ctnet
-from ctnet.cli import main
-from ctnet.drawing import HATCH, draw_palette
+from ctnet.cli.main import main
 from ctnet.palette import Palette, read_mask
+from ctnet.prediction.drawing import HATCH, draw_palette
 from ctnet.rules import get_rule
 from ctnet.tasks import TASKS
 

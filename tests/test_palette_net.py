@@ -7,18 +7,18 @@ import pytest
 import torch
 
 import ctnet
-from ctnet import predictor
-from ctnet.cli import main
+from ctnet.cli.main import main
+from ctnet.data.dataset import open_source
 from ctnet.evaluation.palettes import evaluate_palettes
-from ctnet.networks.composite import build, create
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.from_ctn import adapt_weights
-from ctnet.networks.palette_net import PaletteNetwork, build_network
+from ctnet.models.base import build, create
+from ctnet.models.checkpoint import load_checkpoint, load_palette_checkpoint, save_checkpoint
+from ctnet.models.config import ModelConfig
+from ctnet.models.convert import adapt_weights
+from ctnet.models.palette_network import PaletteNetwork, build_network
+from ctnet.prediction import predict
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import open_source
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
-from ctnet.zoo.checkpoint import load_checkpoint, load_palette_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -92,14 +92,14 @@ def test_predict_gives_a_palette_of_the_images_own_size(network, size):
     palette = network.predict(image)
     assert palette.size == size and palette.tasks == DEFAULT_TASKS
     assert network.training
-    if max(size) <= predictor.DEFAULT_LONG_SIDE:
+    if max(size) <= predict.DEFAULT_LONG_SIDE:
         scores = network.eval()(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
         assert np.array_equal(palette.ids, scores[0].argmax(0).numpy())
 
 
 def test_auto_asks_the_palette_network(make_model, network, monkeypatch):
-    monkeypatch.setattr("ctnet.zoo.load_palette_network", lambda device: network)
-    predictor._proposer.cache_clear()
+    monkeypatch.setattr("ctnet.models.pretrained.load_palette_network", lambda device: network)
+    predict._proposer.cache_clear()
     model = make_model()
     image = np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
     expected = network.predict(image)
@@ -107,7 +107,7 @@ def test_auto_asks_the_palette_network(make_model, network, monkeypatch):
         prediction = model.predict(image, palette)
         assert np.array_equal(prediction.palette.ids, expected.ids)
         assert set(prediction.labels) == set(expected.requested())
-    predictor._proposer.cache_clear()
+    predict._proposer.cache_clear()
 
 
 def test_a_palette_network_of_other_tasks(make_model, tiny):

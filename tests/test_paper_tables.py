@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ctnet.evaluation.evaluate import EvalResult
-from ctnet.evaluation.paper_figures import MEASURES, PAPER_TABLES
-from ctnet.evaluation.paper_tables import (
+from ctnet.evaluation.results import read_results
+from tools.paper_figures import MEASURES, PAPER_TABLES
+from tools.paper_tables import (
     agreements,
     delta_m,
     labels_table,
@@ -15,7 +16,6 @@ from ctnet.evaluation.paper_tables import (
     reading,
     update_tables_page,
 )
-from ctnet.evaluation.tables import read_results
 
 FIGURES = {
     "edges": "ods_f",

@@ -14,12 +14,12 @@ import torch
 from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 
-from ctnet.cli import main
-from ctnet.networks import composite, palette_net
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.decoder import DecoderConfig
+from ctnet.blocks.decoder import DecoderConfig
+from ctnet.cli.main import main
+from ctnet.data.device_data import DeviceData
+from ctnet.models import base, palette_network
+from ctnet.models.config import ModelConfig
 from ctnet.training.config import RECIPES, TrainConfig
-from ctnet.training.device_data import DeviceData
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.palette_trainer import PaletteTrainer
 from ctnet.training.phases import PHASE_FIELDS, Phase, stretch
@@ -57,7 +57,7 @@ def config(data: Path) -> TrainConfig:
 
 @pytest.fixture(autouse=True)
 def tiny_networks_and_plain_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (composite, palette_net):
+    for module in (base, palette_network):
         monkeypatch.setattr(module, "create_encoder", lambda name, pretrained=False: TinyEncoder())
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setattr("ctnet.training.loop.LOG_EVERY", 1)

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ctnet.decoding import class_anchors, decode, task_values
-from ctnet.networks.composite import CompositeModel, create
-from ctnet.networks.config import ModelConfig
+from ctnet.labels import class_anchors, decode, task_values
+from ctnet.models.base import CompositeModel, create
+from ctnet.models.config import ModelConfig
 from ctnet.palette import Palette
-from ctnet.predictor import DEFAULT_LONG_SIDE, predict
+from ctnet.prediction.predict import DEFAULT_LONG_SIDE, predict
 from ctnet.rules import RULES, get_rule
 from ctnet.tasks import DEFAULT_TASKS, TASKS, VOC_CLASSES, get_task
 

@@ -9,15 +9,16 @@ from safetensors.torch import load_file, save_file
 
 import ctnet
 from ctnet.evaluation.evaluate import EvalResult
-from ctnet.networks.composite import build
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.from_ctn import adapt_weights
-from ctnet.networks.palette_net import PaletteNetwork
+from ctnet.models.base import build
+from ctnet.models.checkpoint import file_info, save_checkpoint
+from ctnet.models.config import ModelConfig
+from ctnet.models.convert import adapt_weights
+from ctnet.models.palette_network import PaletteNetwork
 from ctnet.training.config import TrainConfig
 from ctnet.training.phases import Phase
-from ctnet.zoo.checkpoint import file_info, save_checkpoint
 from ctnet.zoo.manifest import read_manifest
-from ctnet.zoo.publish import Run, export_run, main, refresh, register
+from tools.__main__ import main
+from tools.release import Run, export_run, refresh, register
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_cards_name_the_teacher(run, tmp_path, monkeypatch, where):
     elif where == "zoo":
         entry = ctnet.model_info("ctn-r1")
         models = {"ctn-r1": replace(entry, data=replace(run, folder=taught).data)}
-        monkeypatch.setattr("ctnet.zoo.publish.read_manifest", lambda *_: models)
+        monkeypatch.setattr("tools.release.read_manifest", lambda *_: models)
         write(run.folder, init="ctn-r1")
     else:
         write(run.folder, init=str(plain))

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 import ctnet
-from ctnet.decoding import ClassAnchors, decode
-from ctnet.networks.composite import build
-from ctnet.networks.config import ModelConfig
+from ctnet.labels import ClassAnchors, decode
+from ctnet.models.base import build
+from ctnet.models.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.config import ModelConfig
+from ctnet.models.import_original import import_published
 from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
-from ctnet.zoo.checkpoint import load_checkpoint, save_checkpoint
-from ctnet.zoo.published import import_published
 
 SIZE = (64, 64)
 CODE_BLOCKS = {"seg": 0, "parts": 1, "edges": 2, "normals": 3, "saliency": 4}

@@ -13,18 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
-from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import (
+from ctnet.data.dataset import (
     CompositeDataset,
     LabelSource,
     StepSampler,
     open_source,
     sampling_weights,
 )
-from ctnet.training.device_data import DeviceData, SharedBatches
-from ctnet.training.sampling import Balance, ClassDraws, count_classes
-from ctnet.training.transforms import training_transform
+from ctnet.data.device_data import DeviceData, SharedBatches
+from ctnet.data.sampling import Balance, ClassDraws, count_classes
+from ctnet.data.transforms import training_transform
+from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
+from ctnet.training.config import TrainConfig
 
 BUS, DOG, PERSON = (VOC_CLASSES.index(name) for name in ("bus", "dog", "person"))
 SIZE = (64, 96)

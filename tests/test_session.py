@@ -8,8 +8,9 @@ import torch
 from conftest import SUBPIXEL, TINY
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctnet.networks import fused, fused_network
-from ctnet.networks.windows import Box
+from ctnet.fused import decoder as fused
+from ctnet.fused import network as fused_network
+from ctnet.fused.regions import Box
 from ctnet.palette import Palette
 
 DECODERS = {

@@ -13,13 +13,13 @@ from benchmarks.__main__ import main
 from benchmarks.calibration import calibration, calibration_table, save_calibration
 from benchmarks.formulations import Twin, literal
 from benchmarks.speed import Finding, Speed
-from ctnet.bench import COLORS, Point, bench, draw, table
+from ctnet.data.dataset import open_source
+from ctnet.data.palette_batches import make_palettes
 from ctnet.label_tables import table_cells
-from ctnet.measuring import time_in_turn
-from ctnet.networks.composite import build
-from ctnet.palette_batches import make_palettes
+from ctnet.models.base import build
+from ctnet.profiling.bench import COLORS, Point, bench, draw, table
+from ctnet.profiling.measure import time_in_turn
 from ctnet.rules import R1, R2, RRND, single
-from ctnet.training.datasets import open_source
 
 
 @pytest.fixture(scope="module", params=[TINY, SUBPIXEL], ids=["tiny", "subpixel"])

@@ -12,20 +12,20 @@ import torch
 from PIL import Image
 
 from ctnet import create
+from ctnet.data.compositemt import CompositeMTMini
+from ctnet.data.dataset import CompositeDataset, open_source, sampling_weights
+from ctnet.data.device_data import DeviceData
+from ctnet.data.pascal_mt import PascalMT
+from ctnet.data.sampling import count_classes
+from ctnet.data.teacher import TeacherSource
+from ctnet.data.transforms import training_transform
+from ctnet.data.wrapped import CachedSource
 from ctnet.evaluation.evaluate import evaluate
 from ctnet.rules import R2
 from ctnet.tasks import DEFAULT_TASKS
-from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import CompositeDataset, open_source, sampling_weights
-from ctnet.training.device_data import DeviceData
 from ctnet.training.finetune import finetune
-from ctnet.training.pascal_mt import PascalMT
-from ctnet.training.sampling import count_classes
-from ctnet.training.teacher import TeacherSource
 from ctnet.training.trainer import Trainer
-from ctnet.training.transforms import training_transform
-from ctnet.training.wrapped import CachedSource
 
 SIZE = HEIGHT, WIDTH = 24, 32
 LABELED, BARE, VAL = 0, 1, 2

@@ -21,19 +21,19 @@ from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctnet.evaluation.validation import validator
-from ctnet.networks import composite
-from ctnet.networks.composite import CompositeModel, build
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.decoder import DecoderConfig
+from ctnet.blocks.decoder import DecoderConfig
+from ctnet.data.compositemt import CompositeMTMini
+from ctnet.data.dataset import Sample
+from ctnet.models import base
+from ctnet.models.base import CompositeModel, build
+from ctnet.models.config import ModelConfig
 from ctnet.training import loop
-from ctnet.training.compositemt import CompositeMTMini
 from ctnet.training.config import RECIPES, TrainConfig
 from ctnet.training.consistency import Consistency, ConsistencyConfig
-from ctnet.training.datasets import Sample
 from ctnet.training.loop import learning_rate_at
 from ctnet.training.phases import Phase
 from ctnet.training.trainer import Trainer
+from ctnet.training.validation import validator
 
 DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)
 MODEL = ModelConfig("ctn", "tiny", DECODER)
@@ -47,7 +47,7 @@ def encoders_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         Whether ImageNet weights were asked for, each time that a tiny encoder was made.
     """
     asked: list[bool] = []
-    create_encoder = composite.create_encoder
+    create_encoder = base.create_encoder
 
     def create(name: str, pretrained: bool = False) -> Any:
         if name != "tiny":
@@ -55,7 +55,7 @@ def encoders_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         asked.append(pretrained)
         return TinyEncoder()
 
-    monkeypatch.setattr(composite, "create_encoder", create)
+    monkeypatch.setattr(base, "create_encoder", create)
     monkeypatch.setattr(loop, "tqdm", partial(tqdm, disable=True))
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -288,7 +288,7 @@ def test_frozen_stages_of_a_wrapped_network(
         def forward(self, x: Tensor) -> list[Tensor]:
             return list(self.net(x))
 
-    monkeypatch.setattr(composite, "create_encoder", lambda *_: Wrapped())
+    monkeypatch.setattr(base, "create_encoder", lambda *_: Wrapped())
     encoder = Trainer(replace(config, frozen_stages=2), tmp_path).model.encoder
     frozen = {name.split(".")[1] for name, p in encoder.named_parameters() if not p.requires_grad}
     assert frozen == {"stage0", "stage1"}

@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
-from ctnet.training import transforms
-from ctnet.training.transforms import (
+from ctnet.data import transforms
+from ctnet.data.transforms import (
     Normals,
     Strength,
     Validity,

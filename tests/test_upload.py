@@ -11,15 +11,15 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import ctnet
-from ctnet.cli import main
-from ctnet.networks.composite import CTN, MHN, CompositeModel
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.palette_net import PaletteNetwork
-from ctnet.zoo import hub as places
-from ctnet.zoo.checkpoint import save_checkpoint
-from ctnet.zoo.hub import locate, resolve
+from ctnet.cli.main import main
+from ctnet.models.base import CTN, MHN, CompositeModel
+from ctnet.models.checkpoint import save_checkpoint
+from ctnet.models.config import ModelConfig
+from ctnet.models.palette_network import PaletteNetwork
+from ctnet.zoo import locate as places
+from ctnet.zoo.hub_names import HubName
+from ctnet.zoo.locate import locate, resolve
 from ctnet.zoo.manifest import MANIFEST, read_manifest
-from ctnet.zoo.names import HubName
 from ctnet.zoo.upload import push, record
 
 REPO = "org/mine"
@@ -126,7 +126,7 @@ def test_repositories_have_names_of_two_parts(hub, checkpoint, repo):
 @pytest.fixture
 def entry(checkpoint, monkeypatch, tmp_path):
     """A model of the zoo that is nowhere yet: function (entry) enters another one of its name."""
-    from ctnet.zoo.checkpoint import file_info
+    from ctnet.models.checkpoint import file_info
 
     files = {name: file_info(checkpoint / name) for name in ("config.json", "model.safetensors")}
     info = replace(ctnet.model_info("ctn-r2"), name="mine", files=files)
@@ -143,7 +143,7 @@ def entry(checkpoint, monkeypatch, tmp_path):
             raise ValueError(f"the zoo has no model {name!r}")
         return known[name]
 
-    for module in ("ctnet.zoo.hub", "ctnet.zoo.manifest"):
+    for module in ("ctnet.zoo.locate", "ctnet.zoo.manifest"):
         monkeypatch.setattr(f"{module}.model_info", find)
         monkeypatch.setattr(f"{module}.list_models", lambda: sorted(known))
     enter.info = info

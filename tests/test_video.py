@@ -8,7 +8,7 @@ from PIL import Image
 
 import ctnet
 from ctnet import video
-from ctnet.cli import main
+from ctnet.cli.main import main
 from ctnet.images import find_images
 from ctnet.rules import get_rule
 from ctnet.video import Frames, VideoReader, VideoWriter

@@ -11,17 +11,17 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import ctnet
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.from_ctn import TABLES
-from ctnet.networks.palette_net import PaletteNetwork, build_network
-from ctnet.zoo.checkpoint import (
+from ctnet.models.checkpoint import (
     file_info,
     load_checkpoint,
     load_network,
     parameter_count,
     save_checkpoint,
 )
-from ctnet.zoo.hub import EMBEDDED, locate
+from ctnet.models.config import ModelConfig
+from ctnet.models.convert import TABLES
+from ctnet.models.palette_network import PaletteNetwork, build_network
+from ctnet.zoo.locate import EMBEDDED, locate
 from ctnet.zoo.manifest import MANIFEST, ModelInfo, read_manifest
 
 NAMES = ctnet.list_models()
@@ -180,7 +180,7 @@ def test_changed_bytes_of_a_zoo_model_are_refused(tmp_path, monkeypatch):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    monkeypatch.setattr("ctnet.zoo.hub.EMBEDDED", tmp_path)
+    monkeypatch.setattr("ctnet.zoo.locate.EMBEDDED", tmp_path)
     with pytest.raises(ValueError, match="damaged"):
         ctnet.load("ctn-r2")
 
@@ -234,7 +234,7 @@ print([name for name in ("sympy", "torch._dynamo", "huggingface_hub") if name in
 def test_commands_about_files_load_neither_torch_nor_the_client_of_the_hub():
     code = """
 import sys
-from ctnet.cli import main
+from ctnet.cli.main import main
 main(["list"]); main(["info", "ctn-r2"]); main(["download", "ctn-r2"])
 print([name for name in ("torch", "huggingface_hub") if name in sys.modules])
 """

@@ -23,10 +23,11 @@ from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctnet.networks import composite, palette_net
-from ctnet.networks.conditioning import ConditionedNorm, MixtureMap
-from ctnet.networks.config import ModelConfig
-from ctnet.networks.decoder import DecoderConfig
+from ctnet.blocks.conditioned_batch_norm import ConditionedNorm, MixtureMap
+from ctnet.blocks.decoder import DecoderConfig
+from ctnet.models import base as composite_model
+from ctnet.models import palette_network
+from ctnet.models.config import ModelConfig
 from ctnet.training import loop
 from ctnet.training.config import TrainConfig
 from ctnet.training.consistency import ConsistencyConfig
@@ -228,7 +229,7 @@ def prepare() -> None:
     loop.tqdm = partial(tqdm, disable=True)
     loop.LOG_EVERY = 1
     sys.modules["torch.utils.tensorboard"] = None  # type: ignore[assignment]
-    for module in (composite, palette_net):
+    for module in (composite_model, palette_network):
         module.create_encoder = partial(create_encoder, module.create_encoder)
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from unittest.mock import patch
 
-from ctnet.cli import build_parser
+from ctnet.cli.main import build_parser
 
 COLUMNS = "88"
 """Width at which the help is laid out."""

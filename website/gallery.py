@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctnet.evaluation.evaluate import EvalResult
-from ctnet.evaluation.tables import metrics_table, palette_table, read_results
-from ctnet.zoo.hub import EMBEDDED
+from ctnet.evaluation.results import read_results
+from ctnet.zoo.default_card import usage
+from ctnet.zoo.locate import EMBEDDED
 from ctnet.zoo.manifest import ModelInfo, list_models, model_info
-from ctnet.zoo.plain_card import usage
+from tools.readme_tables import metrics_table, palette_table
 
 PICTURES = "docs/models"
 """Where the pictures of the cards are in the repository."""

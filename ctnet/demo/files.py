@@ -14,7 +14,7 @@ from PIL import Image
 
 from ctnet.images import RGB, load_image
 from ctnet.palette import Palette, Size
-from ctnet.resampling import working_palette
+from ctnet.prediction.resampling import working_palette
 
 
 @dataclass(frozen=True)

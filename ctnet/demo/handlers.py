@@ -17,7 +17,7 @@ from ctnet.demo.files import Limits, in_words, read_palette, read_photo
 from ctnet.demo.models import Models
 from ctnet.demo.studio import AUTO, Studio, Studios
 from ctnet.demo.views import data_uri, hexadecimal, legend, picture
-from ctnet.predictor import DEFAULT_LONG_SIDE, MIN_LONG_SIDE
+from ctnet.prediction.predict import DEFAULT_LONG_SIDE, MIN_LONG_SIDE
 from ctnet.tasks import get_task, nearest
 
 SHOWN_SIDE = 1024

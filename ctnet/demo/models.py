@@ -9,8 +9,8 @@ from ctnet.tasks import nearest
 if TYPE_CHECKING:
     import torch
 
-    from ctnet.networks.composite import CompositeModel
-    from ctnet.networks.palette_net import PaletteNetwork
+    from ctnet.models.base import CompositeModel
+    from ctnet.models.palette_network import PaletteNetwork
 
 
 class Models:
@@ -42,7 +42,7 @@ class Models:
         Raises:
             ValueError: If it is not offered.
         """
-        from ctnet.zoo import load
+        from ctnet.models.pretrained import load
 
         if name not in self.names:
             raise ValueError(f"unknown model {name!r}{nearest(name, self.names)}")
@@ -52,7 +52,7 @@ class Models:
 
     def proposer(self) -> PaletteNetwork:
         """Returns the zoo's palette network."""
-        from ctnet.zoo import load_palette_network
+        from ctnet.models.pretrained import load_palette_network
 
         if self._proposer is None:
             self._proposer = load_palette_network(device=self._device)
@@ -61,8 +61,8 @@ class Models:
 
 def _present() -> list[str]:
     """Lists the zoo's composite models that need no download."""
-    from ctnet.zoo import list_models, model_info
-    from ctnet.zoo.hub import places
+    from ctnet.zoo.locate import places
+    from ctnet.zoo.manifest import list_models, model_info
 
     names = []
     for name in list_models():

@@ -14,8 +14,8 @@ from ctnet.demo.files import Limits
 from ctnet.demo.guard import BodyLimit
 from ctnet.demo.handlers import Handlers
 from ctnet.demo.models import Models
-from ctnet.device import pick_device
-from ctnet.predictor import DEFAULT_LONG_SIDE
+from ctnet.models.device import pick_device
+from ctnet.prediction.predict import DEFAULT_LONG_SIDE
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif")
 SYSTEM_MONOSPACE = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")

@@ -11,12 +11,12 @@ from threading import Lock
 
 import numpy as np
 
-from ctnet.decoding import decode
 from ctnet.demo.files import Photo
 from ctnet.demo.models import Models
-from ctnet.networks.session import Session
+from ctnet.fused.session import Session
+from ctnet.labels import decode
 from ctnet.palette import Palette, Size
-from ctnet.predictor import Prediction, label_array, network_input
+from ctnet.prediction.predict import Prediction, label_array, network_input
 from ctnet.rules import RULES, get_rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
 

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from ctnet.demo.studio import Answer
-from ctnet.drawing import NORMAL_EXAMPLES, colorize
 from ctnet.images import RGB
 from ctnet.palette import Palette
-from ctnet.predictor import Prediction
+from ctnet.prediction.drawing import NORMAL_EXAMPLES, colorize
+from ctnet.prediction.predict import Prediction
 from ctnet.tasks import IGNORE, TaskSpec, get_task, nearest
 
 COMPOSITE = "composite"

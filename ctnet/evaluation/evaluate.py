@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ctnet.decoding import Readers, decode
-from ctnet.evaluation.edges import BoundaryF
-from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
-from ctnet.label_tables import TableReader
-from ctnet.networks.composite import CompositeModel
-from ctnet.rules import Rule, S, get_rule
-from ctnet.tasks import TASKS, get_task, nearest
-from ctnet.training.datasets import (
+from ctnet.data.dataset import (
     CompositeDataset,
     LabelSource,
     Sample,
     measured_images,
     taken_evenly,
 )
+from ctnet.evaluation.boundaries import BoundaryF
+from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
+from ctnet.label_tables import TableReader
+from ctnet.labels import Readers, decode
+from ctnet.models.base import CompositeModel
+from ctnet.rules import Rule, S, get_rule
+from ctnet.tasks import TASKS, get_task, nearest
 
 RULE_NAMES = (S, "R1", "R2", "R3", "Rrnd")
 
@@ -148,7 +148,7 @@ class Evaluator:
 
         Args:
             name: The task.
-            values: What :func:`ctnet.decoding.decode` gave, without the batch dimension.
+            values: What :func:`ctnet.labels.decode` gave, without the batch dimension.
             label: The label of the task, without the batch dimension.
             valid: Pixels that were asked and have a label (H,W).
             annotators: Boundaries of several humans (H,W); they replace the label of edges.

@@ -1,6 +1,6 @@
 """The paper's metrics for classes, saliency and normals, streaming: no growth with images.
 
-Boundaries have a module of their own, :mod:`ctnet.evaluation.edges`.
+Boundaries have a module of their own, :mod:`ctnet.evaluation.boundaries`.
 """
 
 from __future__ import annotations

@@ -7,17 +7,17 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 
-from ctnet.evaluation.evaluate import EvalResult
-from ctnet.evaluation.metrics import ClassMetric
-from ctnet.networks.palette_net import PaletteNetwork
-from ctnet.rules import get_rule
-from ctnet.tasks import IGNORE
-from ctnet.training.datasets import (
+from ctnet.data.dataset import (
     CompositeDataset,
     LabelSource,
     measured_images,
     taken_evenly,
 )
+from ctnet.evaluation.evaluate import EvalResult
+from ctnet.evaluation.metrics import ClassMetric
+from ctnet.models.palette_network import PaletteNetwork
+from ctnet.rules import get_rule
+from ctnet.tasks import IGNORE
 
 PALETTE = "palette"
 """Name of the figures of a palette network in results."""

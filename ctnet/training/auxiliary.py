@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ctnet.networks.composite import CompositeModel
-from ctnet.networks.decoder import LEVELS, Decoder
+from ctnet.blocks.decoder import LEVELS, Decoder
+from ctnet.data.dataset import Sample
+from ctnet.models.base import CompositeModel
 from ctnet.tasks import get_task
-from ctnet.training.datasets import Sample
 from ctnet.training.distributed import anywhere
 from ctnet.training.losses import CompositeLoss, cross_entropy, supervised_pixels
 

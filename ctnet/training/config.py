@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ctnet.networks.config import ModelConfig
+from ctnet.data.teacher import Teacher
+from ctnet.models.config import ModelConfig
 from ctnet.rules import S, read_mapping
 from ctnet.tasks import TASKS, nearest
 from ctnet.training.consistency import ConsistencyConfig
 from ctnet.training.losses import PAPER_WEIGHTS
 from ctnet.training.phases import Phase, Span, stretch
-from ctnet.training.teacher import Teacher
 from ctnet.training.toml_writer import to_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -52,15 +52,15 @@ class TrainConfig:
         data: Folder of the data set.
         layout: Layout of that folder: ``compositemt`` or ``pascal-mt``.
         held_out: Keep a fixed twentieth of ``train`` for validation
-            (:mod:`ctnet.training.held_out`), so that ``val`` is left for measuring.
+            (:mod:`ctnet.data.held_out`), so that ``val`` is left for measuring.
         teacher: Where a teacher's class maps stand in for ``seg`` in training: ``none``,
             ``missing`` (photographs without a class map), or ``everywhere`` (also the unlabeled
-            pixels of the others); see :class:`ctnet.training.teacher.TeacherSource`. Only
+            pixels of the others); see :class:`ctnet.data.teacher.TeacherSource`. Only
             ``compositemt`` has them.
         init: Weights to start from: a zoo name, a safetensors file, or the folder of a run, which
             has auxiliary heads too; None trains from scratch.
         pretrained_encoder: Start the encoder from ImageNet weights.
-        encoder_weights: File that holds them, as :func:`ctnet.networks.encoders.create_encoder`
+        encoder_weights: File that holds them, as :func:`ctnet.blocks.encoders.create_encoder`
             takes it, for machines that cannot download them.
         frozen_stages: Encoder stages, from the image on, whose weights stay as they are.
         frozen_statistics: Keep the encoder's batch norm statistics.
@@ -90,7 +90,7 @@ class TrainConfig:
         class_power: Classes weigh by their share of pixels to the power of minus this.
         class_balance: Share of samples that are drawn for a class: first a class, all but the
             background equally often, then a photograph that has it, then a crop that holds some of
-            it (:mod:`ctnet.training.sampling`).
+            it (:mod:`ctnet.data.sampling`).
         source_weights: Relative frequency of a source's images, by its name; 1 where none is
             given.
         task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers; 1

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision.transforms.v2 import functional as TF
 
-from ctnet.decoding import ClassAnchors, task_anchors, task_values
+from ctnet.data.dataset import Sample
+from ctnet.labels import ClassAnchors, task_anchors, task_values
 from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, TASKS, get_task, nearest
-from ctnet.training.datasets import Sample
 from ctnet.training.distributed import anywhere, mean_of_all, rows_before, sum_of_all
 from ctnet.training.losses import CompositeLoss, smooth_class_scores
 

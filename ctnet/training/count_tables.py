@@ -27,20 +27,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ctnet.decoding import AnchorReader, task_anchors
-from ctnet.evaluation.metrics import mean_iou
-from ctnet.label_tables import TableReader, cell_index, table_cells
-from ctnet.networks.composite import CompositeModel, build
-from ctnet.networks.from_ctn import TABLES, adapt_weights
-from ctnet.predictor import evaluating
-from ctnet.rules import get_rule
-from ctnet.tasks import TaskSpec, get_task
-from ctnet.training.datasets import (
+from ctnet.data.dataset import (
     CompositeDataset,
     LabelSource,
     measured_images,
     taken_evenly,
 )
+from ctnet.evaluation.metrics import mean_iou
+from ctnet.label_tables import TableReader, cell_index, table_cells
+from ctnet.labels import AnchorReader, task_anchors
+from ctnet.models.base import CompositeModel, build
+from ctnet.models.convert import TABLES, adapt_weights
+from ctnet.prediction.predict import evaluating
+from ctnet.rules import get_rule
+from ctnet.tasks import TaskSpec, get_task
 
 FOLDS = 5
 """Parts of the photographs in cross-validation."""

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ctnet.device import pick_device
+from ctnet.models.device import pick_device
 
 Value = TypeVar("Value")
 

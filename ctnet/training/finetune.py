@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ctnet.data.dataset import LabelSource, open_source
 from ctnet.evaluation.evaluate import EvalResult, evaluate
-from ctnet.evaluation.validation import validator
-from ctnet.networks.composite import CompositeModel
+from ctnet.models.base import CompositeModel
+from ctnet.models.checkpoint import save_checkpoint
+from ctnet.models.pretrained import load
 from ctnet.tasks import get_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.count_tables import add_label_tables
-from ctnet.training.datasets import LabelSource, open_source
 from ctnet.training.distributed import from_main, is_main
 from ctnet.training.trainer import Trainer
-from ctnet.zoo import load
-from ctnet.zoo.checkpoint import save_checkpoint
+from ctnet.training.validation import validator
 
 TABLE_PHOTOGRAPHS = 1500
 """Most photographs that label tables are counted on after fine-tuning."""

@@ -20,15 +20,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ctnet.device import pick_device
-from ctnet.networks.efficientnet_lite import EfficientNetLite
-from ctnet.networks.encoders import Pretrained
-from ctnet.networks.from_ctn import State, adapt_weights
-from ctnet.networks.new_tasks import freeze_old_tasks
-from ctnet.rules import R1, S, get_rule
-from ctnet.training.balance import class_balance, write_balance
-from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import (
+from ctnet.blocks.efficientnet_lite import EfficientNetLite
+from ctnet.blocks.encoders import Pretrained
+from ctnet.data.balance import class_balance, write_balance
+from ctnet.data.dataset import (
     CompositeDataset,
     LabelSource,
     Sample,
@@ -37,7 +32,14 @@ from ctnet.training.datasets import (
     open_source,
     sampling_weights,
 )
-from ctnet.training.device_data import DeviceData, SharedBatch, SharedBatches, batch_palettes
+from ctnet.data.device_data import DeviceData, SharedBatch, SharedBatches, batch_palettes
+from ctnet.data.sampling import Balance, ClassDraws, count_classes
+from ctnet.data.transforms import training_transform
+from ctnet.models.add_task import freeze_old_tasks
+from ctnet.models.convert import State, adapt_weights
+from ctnet.models.device import pick_device
+from ctnet.rules import R1, S, get_rule
+from ctnet.training.config import TrainConfig
 from ctnet.training.distributed import (
     GradientSum,
     copy_from_main,
@@ -51,9 +53,7 @@ from ctnet.training.distributed import (
 )
 from ctnet.training.phases import Span, differences
 from ctnet.training.run_log import RunLog
-from ctnet.training.sampling import Balance, ClassDraws, count_classes
 from ctnet.training.synchronized import synchronize
-from ctnet.training.transforms import training_transform
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -521,6 +521,6 @@ def _initial_weights(init: str | None) -> tuple[State | None, State | None]:
         return load_file(init), None
     if "/" in init and ":" not in init:
         raise FileNotFoundError(f"no run at {init} to start from: train it first.")
-    from ctnet.zoo import load
+    from ctnet.models.pretrained import load
 
     return load(init).state_dict(), None

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.decoding import ClassAnchors, Point, anchor_scores, task_anchors
+from ctnet.data.dataset import Sample
+from ctnet.labels import ClassAnchors, Point, anchor_scores, task_anchors
 from ctnet.tasks import IGNORE, get_task
-from ctnet.training.datasets import Sample
 from ctnet.training.distributed import anywhere, mean_of_all, sum_of_all
 
 PAPER_WEIGHTS = {"seg": 3.0, "parts": 4.0, "edges": 50.0, "saliency": 8.0, "normals": 4.0}

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from ctnet.blocks.encoders import Pretrained
+from ctnet.data.dataset import Sample, open_source
 from ctnet.evaluation.palettes import PALETTE, evaluate_palettes
-from ctnet.networks.encoders import Pretrained
-from ctnet.networks.from_ctn import State
-from ctnet.networks.palette_net import PaletteNetwork
+from ctnet.models.convert import State
+from ctnet.models.palette_network import PaletteNetwork
 from ctnet.rules import Rule
 from ctnet.tasks import IGNORE
 from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import Sample, open_source
 from ctnet.training.distributed import anywhere
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.losses import balanced_class_weights, cross_entropy

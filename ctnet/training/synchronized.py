@@ -7,8 +7,8 @@ from collections.abc import Collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ctnet.networks.composite import MHN, STN
-from ctnet.networks.conditioning import ConditionedNorm, batch_norm, batch_statistics
+from ctnet.blocks.conditioned_batch_norm import ConditionedNorm, batch_norm, batch_statistics
+from ctnet.models.base import MHN, STN
 from ctnet.training.distributed import anywhere, is_shared, sum_of_all
 
 

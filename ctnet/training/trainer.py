@@ -7,15 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ctnet.networks.composite import CompositeModel, build
-from ctnet.networks.encoders import Pretrained
-from ctnet.networks.features import Features
-from ctnet.networks.from_ctn import State
+from ctnet.blocks.encoders import Pretrained
+from ctnet.blocks.features import Features
+from ctnet.data.dataset import Sample
+from ctnet.models.base import CompositeModel, build
+from ctnet.models.convert import State
 from ctnet.rules import S
 from ctnet.tasks import get_task
 from ctnet.training.auxiliary import AuxiliaryHeads
 from ctnet.training.consistency import Consistency, ConsistentBatch
-from ctnet.training.datasets import Sample
 from ctnet.training.distributed import anywhere, own_rows
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.losses import CompositeLoss, balanced_class_weights

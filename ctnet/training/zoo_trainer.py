@@ -8,18 +8,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ctnet.device import pick_device
-from ctnet.evaluation.validation import validator
+from ctnet.data.dataset import CompositeDataset, LabelSource, open_source, sampling_weights
+from ctnet.data.device_data import DeviceData, SharedBatches
+from ctnet.data.sampling import ClassDraws
+from ctnet.data.wrapped import CachedSource
+from ctnet.models.checkpoint import save_checkpoint
+from ctnet.models.device import pick_device
 from ctnet.tasks import nearest
 from ctnet.training.config import TrainConfig
-from ctnet.training.datasets import CompositeDataset, LabelSource, open_source, sampling_weights
-from ctnet.training.device_data import DeviceData, SharedBatches
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
-from ctnet.training.sampling import ClassDraws
 from ctnet.training.trainer import Trainer
-from ctnet.training.wrapped import CachedSource
-from ctnet.zoo.checkpoint import save_checkpoint
+from ctnet.training.validation import validator
 
 GROUPS = (
     ("ctn-r1", "ctn-r2", "palette-r2", "stn-s", "mhn-r2"),

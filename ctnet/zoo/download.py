@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ctnet.zoo.files import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE, FileInfo, file_info, verify
 from ctnet.zoo.hub_errors import explain
-from ctnet.zoo.names import HubName
+from ctnet.zoo.hub_names import HubName
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata

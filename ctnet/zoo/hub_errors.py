@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from ctnet.zoo.names import HubName
+from ctnet.zoo.hub_names import HubName
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError

@@ -13,8 +13,8 @@ from typing import Any
 
 from ctnet.tasks import nearest
 from ctnet.zoo.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, FileInfo
-from ctnet.zoo.formats import FORMAT, read_format
-from ctnet.zoo.names import HubName
+from ctnet.zoo.hub_names import HubName
+from ctnet.zoo.migrations import FORMAT, read_format
 
 MANIFEST = Path(__file__).with_name("weights_manifest.json")
 SCHEMA = Path(__file__).with_name("manifest.schema.json")

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 from ctnet.zoo.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, file_info
 from ctnet.zoo.hub_errors import explain
+from ctnet.zoo.hub_names import HubName
 from ctnet.zoo.manifest import MANIFEST, read_manifest, write_manifest
-from ctnet.zoo.names import HubName
 
 
 def push(
@@ -37,8 +37,8 @@ def push(
     """
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
-    from ctnet.zoo.checkpoint import load_network
-    from ctnet.zoo.plain_card import plain_card
+    from ctnet.models.checkpoint import load_network
+    from ctnet.zoo.default_card import plain_card
 
     name, folder = HubName(repo_id), Path(folder)
     config = load_network(folder).config

@@ -1,0 +1,1 @@
+"""Data: label sources, data sets, sampling and augmentation. Needs the extra ``[train]``."""

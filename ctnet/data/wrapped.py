@@ -1,0 +1,105 @@
+"""Label sources over label sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ctnet.data.dataset import LabelSource
+
+
+class WrappedSource:
+    """A label source that gives what another one gives; see :class:`~.datasets.LabelSource`.
+
+    Args:
+        source: The other one.
+    """
+
+    def __init__(self, source: LabelSource) -> None:
+        self._source = source
+        self.name = source.name
+        self.split = source.split
+
+    @property
+    def inner(self) -> LabelSource:
+        """The source that this one is over."""
+        return self._source
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images."""
+        return self._source.ids
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Reads an image and its labels."""
+        return self._source.load(index)
+
+    def origin(self, index: int) -> str:
+        """Returns the name of the source that an image is from."""
+        return self._source.origin(index)
+
+    def kind(self, index: int, task: str) -> str:
+        """Returns the kind of a label, empty where there is none."""
+        return self._source.kind(index, task)
+
+    def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
+        """Returns the sources with the best labels."""
+        return self._source.measured_on(task, semantic)
+
+    def annotators(self, index: int) -> list[np.ndarray] | None:
+        """Returns the boundaries that each human drew, where they are known."""
+        return self._source.annotators(index)
+
+
+class CachedSource(WrappedSource):
+    """A label source that keeps decoded files in memory, for all that read it."""
+
+    def __init__(self, source: LabelSource) -> None:
+        super().__init__(source)
+        self._loaded: dict[int, dict[str, np.ndarray]] = {}
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Reads an image and its labels, each once."""
+        if index not in self._loaded:
+            self._loaded[index] = super().load(index)
+        return self._loaded[index]
+
+
+class SubsetSource(WrappedSource):
+    """Some of the photographs of a label source.
+
+    Args:
+        source: All of them.
+        indices: Which ones.
+        split: What they are called.
+    """
+
+    def __init__(self, source: LabelSource, indices: Sequence[int], split: str) -> None:
+        super().__init__(source)
+        self.split = split
+        self._indices = list(indices)
+        self._ids = [source.ids[index] for index in self._indices]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the images."""
+        return self._ids
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Reads an image and its labels."""
+        return super().load(self._indices[index])
+
+    def origin(self, index: int) -> str:
+        """Returns the name of the source that an image is from."""
+        return super().origin(self._indices[index])
+
+    def kind(self, index: int, task: str) -> str:
+        """Returns the kind of a label, empty where there is none."""
+        return super().kind(self._indices[index], task)
+
+    def annotators(self, index: int) -> list[np.ndarray] | None:
+        """Returns the boundaries that each human drew, where they are known."""
+        return super().annotators(self._indices[index])

@@ -1,0 +1,1 @@
+"""Export: a network as one graph for other runtimes."""

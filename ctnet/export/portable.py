@@ -1,0 +1,255 @@
+"""Networks as one graph of plain operators, for other runtimes: image and palette in, answer out.
+
+A graph cannot look at its data: the distinct mixtures of a palette, which are looked up by
+:mod:`ctnet.fused.decoder`, are not known in it. Here every cell computes its own scale and shift
+from its own shares of tasks, by 1 x 1 convolutions over few channels: one at stride 1, where a cell
+holds one task, and the two layers of the gamma/beta network at the coarser strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
+from ctnet.blocks.decoder import LEVELS, Block, Decoder, SeparableConv
+from ctnet.blocks.encoders import Encoder
+from ctnet.blocks.features import GRID
+from ctnet.fused.decoder import Affine
+from ctnet.fused.folding import fold_block, fold_encoder
+from ctnet.models.base import CompositeModel
+from ctnet.models.palette_network import PaletteNetwork
+
+
+def _convolution(
+    weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """Makes a convolution, padded by zeros, of a kernel (O,I,k,k) or a layer (O,I)."""
+    weight = weight if weight.ndim == 4 else weight[:, :, None, None]
+    outputs, inputs, side, _ = weight.shape
+    conv = nn.Conv2d(
+        inputs * groups, outputs, side, stride, (side - 1) // 2, 1, groups, bias is not None
+    )
+    conv.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+    return conv
+
+
+class CellAffine(nn.Module):
+    """Scale and shift of each cell from its shares of tasks.
+
+    Args:
+        affine: The tables that they come from.
+        stride: Stride of the level; at 1 a cell holds one task or none.
+    """
+
+    def __init__(self, affine: Affine, stride: int) -> None:
+        super().__init__()
+        tasks = len(affine.first)
+        if stride == 1:
+            self.hidden: nn.Module = nn.Identity()
+            single = torch.eye(tasks, dtype=affine.first.dtype, device=affine.first.device)
+            rows = [table.T for table in affine.table(F.pad(single, (0, 0, 0, 1)))]
+            layers = [(row[:, :-1] - row[:, -1:], row[:, -1]) for row in rows]
+        else:
+            first = _convolution(affine.first.T, affine.first_bias)
+            self.hidden = nn.Sequential(first, nn.LeakyReLU())
+            second = affine.second.T.chunk(2), affine.second_bias.chunk(2)
+            layers = list(zip(*second, strict=True))
+        self.scale, self.shift = (_convolution(*layer) for layer in layers)
+
+    def forward(self, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps shares (N,K,h,w), summing to 1, or to 0 where nothing is asked, to (N,C,h,w)."""
+        hidden = self.hidden(shares)
+        return self.scale(hidden), self.shift(hidden)
+
+
+class PortableBlock(nn.Module):
+    """A convolution, what is left of its norm, and a leaky ReLU.
+
+    Args:
+        block: The block, in eval mode.
+        embeddings: Task embeddings (K,E) of a conditioned block, None of a plain one.
+    """
+
+    def __init__(self, block: Block, embeddings: Tensor | None) -> None:
+        super().__init__()
+        weight, bias = fold_block(block)
+        self.stride, self.factor = block.stride, block.factor
+        self.affine: CellAffine | None = None
+        if isinstance(block.norm, ConditionedNorm):
+            affine = Affine.of(block.norm, cast(Tensor, embeddings), bias)
+            self.affine = CellAffine(affine, block.stride)
+        plain = None
+        if self.affine is None:
+            plain = bias.repeat_interleave(block.factor**2)
+        parts: list[nn.Module]
+        if isinstance(block.conv, SeparableConv):
+            first = _convolution(block.conv.pointwise.weight.detach())
+            parts = [first, _convolution(weight, plain, groups=len(weight))]
+        else:
+            parts = [_convolution(weight, plain, cast(nn.Conv2d, block.conv).stride[0])]
+        if block.factor > 1:
+            parts.append(nn.PixelShuffle(block.factor))
+        self.conv = nn.Sequential(*parts)
+
+    def forward(self, x: Tensor, shares: dict[int, Tensor]) -> Tensor:
+        """Maps (N,I,h,w) to the output; ``shares`` of tasks by stride are empty if plain."""
+        y = self.conv(x)
+        if self.affine is not None:
+            scale, shift = self.affine(shares[self.stride])
+            y = y * scale + shift
+        return F.leaky_relu(y)
+
+
+class PortableDecoder(nn.Module):
+    """A decoder of such blocks.
+
+    Args:
+        decoder: The decoder, in eval mode.
+        embeddings: Task embeddings (K,E) of a conditioned decoder, None of a plain one.
+    """
+
+    def __init__(self, decoder: Decoder, embeddings: Tensor | None) -> None:
+        super().__init__()
+        self.align_corners = decoder.config.align_corners
+        self.image, self.skips, self.stages = (
+            nn.ModuleList(PortableBlock(cast(Block, block), embeddings) for block in part)
+            for part in (decoder.image, decoder.skips, decoder.stages)
+        )
+        self.head = _convolution(decoder.head.weight, decoder.head.bias)
+
+    def forward(self, image: Tensor, features: list[Tensor], shares: dict[int, Tensor]) -> Tensor:
+        """Decodes: raw outputs (N,outputs,H,W)."""
+        sides = [skip(x, shares) for skip, x in zip(self.skips, features, strict=True)]
+        x = sides.pop()
+        side = image
+        for block in self.image:
+            side = block(side, shares)
+        sides.insert(0, side)
+        for stage in self.stages:
+            if cast(PortableBlock, stage).factor == 1:
+                x = F.interpolate(
+                    x, scale_factor=2, mode="bilinear", align_corners=self.align_corners
+                )
+            x = stage(torch.cat([x, sides.pop()], 1), shares)
+        return cast(Tensor, self.head(x))
+
+
+def _padded(x: Tensor) -> Tensor:
+    """Repeats the last row and column of (N,C,H,W) up to multiples of 32, any H and W."""
+    # As a number of cells, not as a remainder: tracing then knows that 32 divides the size.
+    rows, columns = ((side + GRID - 1) // GRID * GRID for side in x.shape[2:])
+    return F.pad(x, (0, columns - x.shape[3], 0, rows - x.shape[2]), mode="replicate")
+
+
+def _shares(palette: Tensor, tasks: int) -> dict[int, Tensor]:
+    """Finds the shares of tasks (N,K,h,w) in the cells of each level.
+
+    Args:
+        palette: Task ids (N,1,H,W), float, H and W multiples of 32; any other number asks for
+            nothing.
+        tasks: Number of tasks K.
+    """
+    ids = torch.arange(tasks, dtype=palette.dtype, device=palette.device).view(1, -1, 1, 1)
+    means = (palette == ids).to(palette.dtype)
+    shares = {1: means}
+    for stride in LEVELS[1:]:
+        means = F.avg_pool2d(means, 2)
+        # Pixels that ask for nothing take no part; where all do, the shares are zero.
+        shares[stride] = means / means.sum(1, keepdim=True).clamp(min=stride**-2)
+    return shares
+
+
+class _Portable(nn.Module):
+    """Encoders and decoders of a network in eval mode, folded."""
+
+    def __init__(
+        self, encoders: Sequence[Encoder], decoders: Sequence[tuple[Decoder, Tensor | None]]
+    ) -> None:
+        super().__init__()
+        self.decoders = nn.ModuleList(PortableDecoder(*decoder) for decoder in decoders)
+        folded = [cast(nn.Module, fold_encoder(encoder)) for encoder in encoders]
+        self.encoders = nn.ModuleList(x.to(memory_format=torch.contiguous_format) for x in folded)
+        weight = decoders[0][0].head.weight
+        self.mean, self.std = (
+            nn.Parameter(weight.new_tensor(values).view(1, 3, 1, 1), requires_grad=False)
+            for values in (encoders[0].mean, encoders[0].std)
+        )
+
+    def _prepared(self, image: Tensor) -> Tensor:
+        return _padded((image - self.mean) / self.std)
+
+
+class PortableComposite(_Portable):
+    """A CTN, MHN or STN: answers (image, palette) with a composite.
+
+    The decoders of an MHN and an STN all run, whatever is asked for.
+
+    Args:
+        model: The network, in eval mode; its weights are copied.
+    """
+
+    def __init__(self, model: CompositeModel) -> None:
+        encoders, decoders, self.tasks = model._parts()
+        super().__init__(encoders, decoders)
+        self.conditioned = decoders[0][1] is not None
+
+    def forward(self, image: Tensor, palette: Tensor) -> Tensor:
+        """Does the requested tasks.
+
+        Args:
+            image: RGB in [0, 1] (N,3,H,W), any H and W.
+            palette: Task ids (N,H,W), int64; any other number, such as 255, asks for nothing.
+
+        Returns:
+            The composite's raw outputs (N,3,H,W); of an MHN and an STN 0 where nothing is asked.
+        """
+        height, width = image.shape[2:]
+        prepared = self._prepared(image)
+        pyramids = [encoder(prepared) for encoder in self.encoders]
+        if self.conditioned:
+            shares = _shares(_padded(palette[:, None].to(image.dtype)), self.tasks)
+            composite = self.decoders[0](prepared, pyramids[0], shares)
+            return cast(Tensor, composite[:, :, :height, :width])
+        composite = torch.zeros_like(image)
+        for task, decoder in enumerate(self.decoders):
+            pyramid = pyramids[task if len(pyramids) > 1 else 0]
+            answer = decoder(prepared, pyramid, {})[:, :, :height, :width]
+            composite = torch.where((palette == task)[:, None], answer, composite)
+        return composite
+
+
+class PortablePaletteNetwork(_Portable):
+    """A palette network: answers (image) with scores of tasks.
+
+    Args:
+        network: The network, in eval mode; its weights are copied.
+    """
+
+    def __init__(self, network: PaletteNetwork) -> None:
+        super().__init__([network.encoder], [(network.decoder, None)])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps RGB in [0, 1] (N,3,H,W), any H and W, to scores (N,K,H,W)."""
+        prepared = self._prepared(image)
+        scores = self.decoders[0](prepared, self.encoders[0](prepared), {})
+        return cast(Tensor, scores[:, :, : image.shape[2], : image.shape[3]])
+
+
+@torch.no_grad()
+def portable(model: CompositeModel | PaletteNetwork) -> _Portable:
+    """Returns the graph of a network, which stays as it is.
+
+    Raises:
+        ValueError: If the network is in training mode.
+    """
+    if model.training:
+        raise ValueError("the network is in training mode; call its eval() first.")
+    made = PortablePaletteNetwork if isinstance(model, PaletteNetwork) else PortableComposite
+    return made(model).eval().requires_grad_(False)  # type: ignore[arg-type]

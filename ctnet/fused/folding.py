@@ -1,0 +1,134 @@
+"""Batch norms folded into the convolutions before them: encoders and blocks for inference."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
+from ctnet.blocks.decoder import Block, SeparableConv
+from ctnet.blocks.efficientnet_lite import ConvNormAct
+from ctnet.blocks.encoders import Encoder
+
+PROBE = 64
+"""Side of the image on which an encoder shows which norm follows which convolution."""
+
+FOLDABLE = ("Conv2d", "Conv2dSame")
+"""Convolutions that use their weight as it is; others, such as weight-standardised ones, do not."""
+
+
+def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Returns scale and shift (C,) each that a batch norm applies in eval mode."""
+    values = cast(Any, norm)
+    scale = (values.running_var + values.eps).rsqrt()
+    shift = -values.running_mean * scale
+    if values.weight is not None:
+        scale, shift = scale * values.weight, shift * values.weight + values.bias
+    return scale, shift
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    scale, shift = affine_of(norm)
+    bias = shift if conv.bias is None else shift + conv.bias * scale
+    conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+    conv.bias = nn.Parameter(bias, requires_grad=False)
+
+
+def fold_block(block: Block) -> tuple[Tensor, Tensor]:
+    """Returns a block's kernel (O,I,k,k) and bias (C,), its norm's statistics folded in.
+
+    The kernel is the depthwise one (O,1,k,k) of a separable convolution. O is C, or four times C in
+    a subpixel block, as :func:`torch.nn.functional.pixel_shuffle` takes them.
+    """
+    norm = block.norm
+    conv = block.conv.depthwise if isinstance(block.conv, SeparableConv) else block.conv
+    weight, own = cast(nn.Conv2d, conv).weight, cast(nn.Conv2d, conv).bias
+    scale, shift = affine_of(norm.norm if isinstance(norm, ConditionedNorm) else norm)
+    bias = shift if own is None else shift + own * scale
+    scale = scale.repeat_interleave(block.factor**2)
+    return weight * scale[:, None, None, None], bias
+
+
+def _rest_of(norm: nn.Module) -> nn.Module:
+    """Returns what a norm does beside normalising: timm's bring their activation along."""
+    parts = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
+    return nn.Sequential(*parts) if parts else nn.Identity()
+
+
+@torch.no_grad()
+def fold_encoder(encoder: Encoder) -> Encoder:
+    """Returns a copy of an encoder in eval mode, channels last, without its batch norms.
+
+    A norm is folded where its input is, in a run of the encoder, the output of a convolution; any
+    other stays as it is.
+
+    Args:
+        encoder: The encoder, which is left as it is.
+    """
+    folded = cast(nn.Module, copy.deepcopy(encoder)).eval().requires_grad_(False)
+    for module in folded.modules():
+        if isinstance(module, ConvNormAct):
+            _fold(module.conv, module.norm)
+            module.norm = nn.Identity()
+    for conv, name in _pairs(folded):
+        _fold(conv, folded.get_submodule(name))
+        parent, _, child = name.rpartition(".")
+        setattr(folded.get_submodule(parent), child, _rest_of(folded.get_submodule(name)))
+    return cast(Encoder, folded.to(memory_format=torch.channels_last))
+
+
+@torch.no_grad()
+def pad_inside(encoder: Encoder) -> Encoder:
+    """Makes depthwise convolutions pad alike on all sides, by zeros in their kernels; in place.
+
+    "Same" padding with stride 2 pads one pixel more after than before, which takes a copy of the
+    wide features; a row and a column of zeros more in the kernel takes less on a CPU, where alone
+    this is done. The answer is the same.
+
+    Args:
+        encoder: A folded encoder.
+
+    Returns:
+        The encoder.
+    """
+    for module in cast(nn.Module, encoder).modules():
+        if not isinstance(module, ConvNormAct) or module.conv.weight.device.type != "cpu":
+            continue
+        if module.asymmetric and module.conv.groups > 1:
+            before, after = module.padding[:2]
+            missing = after - before
+            weight = F.pad(module.conv.weight, (missing, 0, missing, 0))
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            module.conv.weight = nn.Parameter(weight, requires_grad=False)
+            module.conv.padding, module.asymmetric = (after, after), False
+    return encoder
+
+
+def _pairs(network: nn.Module) -> list[tuple[nn.Conv2d, str]]:
+    """Finds convolutions and the names of the norms that take their outputs."""
+    outputs: list[tuple[Tensor, nn.Conv2d]] = []
+    inputs: list[tuple[Tensor, str]] = []
+    hooks = []
+    for name, module in network.named_modules():
+        if type(module).__name__ in FOLDABLE:
+            hooks.append(
+                module.register_forward_hook(
+                    lambda conv, _, out: outputs.append((out, cast(nn.Conv2d, conv)))
+                )
+            )
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(
+                module.register_forward_pre_hook(
+                    lambda _, args, name=name: inputs.append((args[0], name))
+                )
+            )
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        first = next(network.parameters())
+        network(torch.zeros(1, 3, PROBE, PROBE, dtype=first.dtype, device=first.device))
+    for hook in hooks:
+        hook.remove()
+    return [(conv, name) for x, name in inputs for out, conv in outputs if out is x]

@@ -1,0 +1,1 @@
+"""Whole networks: CTN, MHN, STN and the palette network, and how they are loaded and saved."""

@@ -1,0 +1,102 @@
+"""The three methods by which people of the Hub expect to save, load and publish a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Self, cast
+
+from torch import nn
+
+if TYPE_CHECKING:
+    import torch
+
+    from ctnet.models.base import CompositeModel
+    from ctnet.models.palette_network import PaletteNetwork
+
+
+class Shared(nn.Module):
+    """Adds ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
+
+    The Hub's own mixin would make every import of ctnet import the Hub's client.
+    """
+
+    def save_pretrained(self, folder: str | Path, half: bool = False) -> Path:
+        """Writes configuration, weights (safetensors) and a card that has yet to be filled in.
+
+        Args:
+            folder: Where they go; made if missing. A card that is there stays.
+            half: Store weights as fp16; statistics of norms stay fp32.
+
+        Returns:
+            The folder, which :meth:`from_pretrained` and ``ctnet.load("local-dir:FOLDER")`` read.
+        """
+        from ctnet.models.checkpoint import save_checkpoint
+        from ctnet.zoo.default_card import plain_card
+        from ctnet.zoo.files import CARD_FILE
+
+        network = cast("CompositeModel | PaletteNetwork", self)
+        folder = save_checkpoint(network, folder, half)
+        if not (folder / CARD_FILE).exists():
+            (folder / CARD_FILE).write_text(plain_card(network.config, folder.name), "utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, device: str | torch.device = "cpu"
+    ) -> Self:
+        """Loads a trained network; see :func:`ctnet.load` for where weights come from.
+
+        Args:
+            name: A model of the zoo, the path of a folder, or ``ORG/REPO[@REVISION]`` of the Hub;
+                ``local-dir:`` and ``hf-hub:`` may stand before the latter two.
+            revision: Branch, tag or commit, for a repository of the Hub.
+            device: Where the network goes.
+
+        Returns:
+            The network in eval mode, of this class or one below it.
+
+        Raises:
+            ValueError: If the name is unknown, files are damaged, or it is another class's.
+            FileNotFoundError: If files are missing.
+            ConnectionError: If the Hub is needed and cannot be reached.
+            PermissionError: If the Hub refuses, or its cache cannot be written.
+        """
+        from ctnet.models.checkpoint import load_network
+        from ctnet.zoo.locate import locate, resolve
+
+        network = load_network(locate(resolve(name, revision)))
+        if not isinstance(network, cls):
+            raise ValueError(
+                f"{name} is a {type(network).__name__}, not a {cls.__name__}; load it by "
+                f"{type(network).__name__}.from_pretrained."
+            )
+        return network.to(device)
+
+    def push_to_hub(
+        self, repo_id: str, private: bool = False, token: str | None = None, half: bool = False
+    ) -> str:
+        """Publishes the network on the Hub, with a card that has yet to be filled in.
+
+        Args:
+            repo_id: ``ORG/REPO``; made if missing.
+            private: Make a new repository private.
+            token: Token that may write; by default what ``hf auth login`` or ``HF_TOKEN`` set.
+            half: Store weights as fp16; statistics of norms stay fp32.
+
+        Returns:
+            ``hf-hub:ORG/REPO@COMMIT``, which :func:`ctnet.load` takes.
+
+        Raises:
+            ValueError: If ``repo_id`` is no name of a repository.
+            PermissionError: If the token is missing or may not write there.
+            ConnectionError: If the Hub cannot be reached or fails.
+        """
+        from ctnet.models.checkpoint import save_checkpoint
+        from ctnet.zoo.hub_names import HUB_PREFIX
+        from ctnet.zoo.upload import push
+
+        network = cast("CompositeModel | PaletteNetwork", self)
+        with TemporaryDirectory() as folder:
+            pushed = push(save_checkpoint(network, folder, half), repo_id, private, token)
+        return f"{HUB_PREFIX}{pushed}"

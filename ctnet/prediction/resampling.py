@@ -1,0 +1,161 @@
+"""Between the working size of a network and an image's own size, task by task.
+
+Palettes go down by nearest sampling, labels come up by interpolation among the working cells of
+their own task alone: no value of a neighbouring task bleeds over the border of a region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ctnet.labels import NO_READERS, Readers, task_values
+from ctnet.palette import Palette, Size
+from ctnet.tasks import IGNORE, TaskSpec
+
+FILL_WEIGHT = 1e-6
+"""Weight of a working cell that is filled from other cells of its task, against 1 of a true one:
+it counts only where no true cell is in reach."""
+
+CHUNK = 1 << 16
+"""Pixels interpolated at once: bounds the memory for class probabilities."""
+
+
+def working_palette(palette: Palette, size: Size) -> Palette:
+    """Samples a palette at a smaller size so that every requested task keeps at least one cell.
+
+    Args:
+        palette: A palette of the image's size.
+        size: Working height and width; at least as many cells as tasks.
+    """
+    ids = palette.resize(size).ids.copy()
+    for task in palette.requested():
+        task_id = palette.task_id(task)
+        if (ids == task_id).any():
+            continue
+        # The task takes the cell nearest to the middle one of its pixels, among the cells that
+        # are not the last of another task.
+        pixels = np.argwhere(palette.mask(task))
+        target = (pixels[len(pixels) // 2] + 0.5) * size / palette.size - 0.5
+        spare = np.argwhere((ids == IGNORE) | (np.bincount(ids.ravel(), minlength=256)[ids] > 1))
+        row, column = spare[np.square(spare - target).sum(1).argmin()]
+        ids[row, column] = task_id
+    return Palette(ids, palette.tasks)
+
+
+def enlarge(
+    pixels: Tensor,
+    cells: Tensor,
+    wanted: npt.NDArray[np.bool_],
+    task: TaskSpec,
+    readers: Readers = NO_READERS,
+) -> npt.NDArray[Any]:
+    """Interpolates a task's values from its working cells to the pixels that ask for it.
+
+    Args:
+        pixels: Raw outputs (h,w,3) at the working size.
+        cells: Where (h,w) the network did the task.
+        wanted: Where (H,W) the image asks for it.
+        task: The task.
+        readers: The network's readers, ``model.readers``.
+
+    Returns:
+        Class ids (H,W) uint8, probabilities (H,W) float32 or unit normals (H,W,3) float32; 255, 0
+        and 0 where not asked. Where no cell of the task is in reach of the bilinear kernel, the
+        nearest coarser level that has one gives the value.
+    """
+    normals = (3,) if task.kind == "normals" else ()
+    fill, dtype = (IGNORE, np.uint8) if task.kind == "classes" else (0, np.float32)
+    full = np.full((*wanted.shape, *normals), fill, dtype)
+    for rows, found in _interpolated(pixels, cells, wanted, task, readers):
+        full[rows][wanted[rows]] = _decide(found, task).cpu().numpy()
+    return full
+
+
+def enlarge_probabilities(
+    pixels: Tensor,
+    cells: Tensor,
+    wanted: npt.NDArray[np.bool_],
+    task: TaskSpec,
+    readers: Readers = NO_READERS,
+) -> npt.NDArray[np.float32]:
+    """Interpolates a task's class probabilities; :func:`enlarge` takes the largest of them.
+
+    Args:
+        pixels: Raw outputs (h,w,3) at the working size.
+        cells: Where (h,w) the network did the task.
+        wanted: Where (H,W) the image asks for it.
+        task: The task, of kind ``classes``.
+        readers: The network's readers, ``model.readers``.
+
+    Returns:
+        Probabilities (H,W,C) float32, 0 where not asked.
+    """
+    full = np.zeros((*wanted.shape, len(task.classes)), np.float32)
+    for rows, found in _interpolated(pixels, cells, wanted, task, readers):
+        full[rows][wanted[rows]] = found.T.cpu().numpy()
+    return full
+
+
+def _interpolated(
+    pixels: Tensor,
+    cells: Tensor,
+    wanted: npt.NDArray[np.bool_],
+    task: TaskSpec,
+    readers: Readers,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yields bands of rows and a task's values (C,P) at those of their pixels that ask for it."""
+    values = task_values(pixels[cells], task, readers)
+    sums = pixels.new_zeros(*cells.shape, values.shape[1] + 1)
+    sums[cells] = F.pad(values, (0, 1), value=1)
+    weight = torch.where(cells, 1.0, FILL_WEIGHT)[None]
+    filled = _fill(sums.permute(2, 0, 1))
+    weighted = torch.cat([filled * weight, weight])[None]
+    height, width = wanted.shape
+    ys, xs = _centers(height, cells.shape[0]), _centers(width, cells.shape[1])
+    band = max(1, CHUNK // width)
+    for top in range(0, height, band):
+        rows, columns = np.nonzero(wanted[top : top + band])
+        if not len(rows):
+            continue
+        points = torch.stack([xs[columns], ys[rows + top]], -1).to(pixels.device)
+        found = F.grid_sample(weighted, points[None, None], align_corners=False)[0, :, 0]
+        yield slice(top, top + band), found[:-1] / found[-1]
+
+
+def _centers(pixels: int, cells: int) -> Tensor:
+    """Centres of pixels in the coordinates of ``grid_sample``, kept inside the outermost cells'."""
+    centers = (torch.arange(pixels, dtype=torch.float64) + 0.5) * 2 / pixels - 1
+    return centers.clamp(-1 + 1 / cells, 1 - 1 / cells).float()
+
+
+def _fill(sums: Tensor) -> Tensor:
+    """Gives cells without a value the mean of the nearest coarser level that has one (pull-push).
+
+    Args:
+        sums: Weighted values and, last, their weight (C+1,h,w); 0 where there is none.
+
+    Returns:
+        Values (C,h,w), those of cells that have one unchanged.
+    """
+    weight = sums[-1]
+    values = sums[:-1] / torch.where(weight > 0, weight, 1)
+    if bool((weight > 0).all()):
+        return values
+    height, width = weight.shape
+    means = F.avg_pool2d(F.pad(sums, (0, width % 2, 0, height % 2)), 2)
+    coarse = F.interpolate(_fill(means)[None], scale_factor=2, mode="bilinear")[0]
+    return torch.where(weight > 0, values, coarse[:, :height, :width])
+
+
+def _decide(values: Tensor, task: TaskSpec) -> Tensor:
+    """Turns interpolated values (C,P) into class ids (P,), probabilities (P,) or normals (P,3)."""
+    if task.kind == "classes":
+        return values.max(0).indices.to(torch.uint8)
+    return values[0].clamp(0, 1) if task.kind == "probability" else F.normalize(values.T, dim=-1)

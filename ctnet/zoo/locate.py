@@ -1,0 +1,169 @@
+"""Finds, verifies and loads a model by name, from a folder, or from the Hugging Face Hub.
+
+A model of the zoo is looked for in this order; the first place that has it is taken:
+
+1. the folder that ``CTNET_WEIGHTS`` names, as ``NAME/config.json`` and ``NAME/model.safetensors``,
+2. the package (weights embedded in the wheel),
+3. ``weights/`` of the checkout that the code runs from (clones, ``torch.hub``, editable installs),
+4. the Hub's cache,
+5. the Hub.
+
+Only the last touches a network. Wherever it lies, it must have the bytes that the manifest names.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctnet.zoo.files import verify
+from ctnet.zoo.hub_names import FOLDER_PREFIX, HUB_PREFIX, HubName
+from ctnet.zoo.manifest import ModelInfo, list_models, model_info
+
+if TYPE_CHECKING:
+    pass
+
+
+EMBEDDED = Path(__file__).with_name("embedded")
+
+
+CHECKOUT = Path(__file__).parents[2] / "weights"
+
+
+WEIGHTS_VARIABLE = "CTNET_WEIGHTS"
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place where the files of a model are looked for.
+
+    Attributes:
+        source: ``CTNET_WEIGHTS``, ``package``, ``checkout``, ``Hub cache`` or ``Hub``.
+        where: Folder or repository; None where there is none.
+        found: Whether it has the model. The Hub is not asked.
+    """
+
+    source: str
+    where: str | None
+    found: bool = False
+
+
+def locate(name: str, refresh: bool = False) -> Path:
+    """Returns the folder of a model's files, verified against the manifest if it is the zoo's.
+
+    The order of places is that of this module's description. A repository of the Hub without a
+    commit in its name is taken from the cache as it was fetched last.
+
+    Args:
+        name: As for :func:`load`.
+        refresh: Ask the Hub for the newest commit of a repository's branch.
+
+    Raises:
+        ValueError: If the name is unknown or files are damaged.
+        FileNotFoundError: If files are missing.
+        ConnectionError: If the Hub is needed and cannot be reached.
+        PermissionError: If the Hub refuses, or its cache cannot be written.
+    """
+    if name.startswith(FOLDER_PREFIX):
+        return Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+    if name.startswith(HUB_PREFIX):
+        from ctnet.zoo.download import fetch
+
+        folder = fetch(HubName.parse(name), refresh=refresh)
+        _log.info("%s: from %s", name, folder)
+        return folder
+    info = _zoo_entry(name)
+    for place in places(info):
+        if place.source.startswith("Hub"):
+            folder = _fetch(info)
+            break
+        if place.found:
+            folder = Path(str(place.where))
+            verify(folder, info.files)
+            break
+    _log.info("%s: from %s (%s)", name, folder, place.source)
+    return folder
+
+
+def places(info: ModelInfo) -> Iterator[Place]:
+    """Yields where a model of the zoo is looked for, in order, and whether it is there.
+
+    Touches no network.
+
+    Raises:
+        FileNotFoundError: If ``CTNET_WEIGHTS`` names no folder.
+    """
+    given = os.environ.get(WEIGHTS_VARIABLE)
+    own = Path(given).expanduser() if given else None
+    if own is not None and not own.is_dir():
+        raise FileNotFoundError(f"{WEIGHTS_VARIABLE} names {given!r}, which is no folder.")
+    for source, base in ((WEIGHTS_VARIABLE, own), ("package", EMBEDDED), ("checkout", CHECKOUT)):
+        folder = None if base is None else base / info.name
+        yield Place(source, str(folder) if folder else None, bool(folder and folder.is_dir()))
+    name = HubName(info.repo_id, info.revision) if info.repo_id else None
+    cached = None
+    if name is not None:
+        # Whoever takes an earlier place needs no client of the Hub.
+        from ctnet.zoo.download import find_cached
+
+        cached = find_cached(name)
+    yield Place("Hub cache", str(cached) if cached else None, cached is not None)
+    yield Place("Hub", str(name) if name else None)
+
+
+def resolve(name: str | Path, revision: str | None = None) -> str:
+    """Returns the full name of what a person calls a model.
+
+    Args:
+        name: What :func:`load` takes, the path of a folder, or ``ORG/REPO[@REVISION]``. A folder
+            that exists comes before a repository of that name.
+        revision: Branch, tag or commit, for a repository of the Hub.
+
+    Raises:
+        ValueError: If it is none of them, or a revision comes with another kind of name.
+    """
+    text = str(name)
+    is_folder = text.startswith(FOLDER_PREFIX) or isinstance(name, Path) or Path(text).is_dir()
+    if revision is None and not text.startswith((FOLDER_PREFIX, HUB_PREFIX)):
+        if isinstance(name, str) and name in list_models():
+            return name
+        if is_folder:
+            return f"{FOLDER_PREFIX}{text}"
+        if "/" not in text:
+            _zoo_entry(text)
+    if text.startswith(FOLDER_PREFIX) or (is_folder and not text.startswith(HUB_PREFIX)):
+        if revision is not None:
+            raise ValueError(f"a folder has no revisions; got {text!r} and {revision!r}.")
+        return text
+    hub = HubName.parse(text)
+    if revision is not None and hub.revision is not None:
+        raise ValueError(f"two revisions: {hub.revision!r} in the name, and {revision!r}.")
+    return f"{HUB_PREFIX}{HubName(hub.repo_id, revision or hub.revision)}"
+
+
+def _fetch(info: ModelInfo) -> Path:
+    if info.repo_id is None:
+        raise FileNotFoundError(
+            f"the weights of {info.name} are neither installed nor published yet; get a checkout "
+            f"of the repository, which holds them in weights/, or set {WEIGHTS_VARIABLE} to a "
+            "folder that has them."
+        )
+    from ctnet.zoo.download import fetch
+
+    return fetch(HubName(info.repo_id, info.revision), info.files)
+
+
+def _zoo_entry(name: str) -> ModelInfo:
+    try:
+        return model_info(name)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Or {FOLDER_PREFIX}PATH, or {HUB_PREFIX}ORG/REPO[@REVISION]."
+        ) from None

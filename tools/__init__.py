@@ -1,0 +1,1 @@
+"""Maintainers' tools, outside the package: releases, model cards, tables (``python -m tools``)."""
