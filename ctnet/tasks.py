@@ -90,6 +90,13 @@ VOC_CLASSES = (
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
+COLOR_MAP_CLASSES = (
+    "background", "cat", "aeroplane", "chair", "pottedplant", "sheep", "bicycle", "cow", "bird",
+    "diningtable", "sofa", "train", "boat", "dog", "bottle", "horse", "tvmonitor", "bus",
+    "motorbike", "car", "person",
+)  # fmt: skip
+"""VOC classes in the order of the authors' ``colourmap_seg21.txt``, sorted by color, not by id."""
+
 PART_CLASSES = (
     "background", "head", "torso", "upper arm", "lower arm", "upper leg", "lower leg",
 )  # fmt: skip

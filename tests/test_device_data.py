@@ -8,16 +8,11 @@ import torch
 from torchvision.transforms.v2 import functional as TF
 
 from ctnet.data.dataset import CompositeDataset, Sample, open_source
-from ctnet.data.device_data import (
-    Crops,
-    DeviceData,
-    SharedBatches,
-    batch_palettes,
-    draw_crops,
-)
+from ctnet.data.device_data import Crops, DeviceData, batch_palettes, draw_crops
 from ctnet.rules import R1, R2, RRND, get_rule
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.config import TrainConfig
+from ctnet.training.shared_batches import SharedBatches
 
 CPU = torch.device("cpu")
 

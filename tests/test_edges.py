@@ -18,8 +18,9 @@ from skimage.draw import ellipse, polygon
 from skimage.morphology import thin as morphological_thin
 from skimage.segmentation import find_boundaries
 
+from ctnet.data.compositemt import decode_annotators
 from ctnet.evaluation import boundaries
-from ctnet.evaluation.boundaries import BoundaryF, BoundaryScore, decode_annotators, match, thin
+from ctnet.evaluation.boundaries import BoundaryF, BoundaryScore, match, thin
 
 TOLERANCE = 2.9 / np.hypot(96, 128)
 """As many pixels of reach on the synthetic images as the benchmark has on 320x214."""

@@ -20,11 +20,12 @@ from ctnet.data.dataset import (
     open_source,
     sampling_weights,
 )
-from ctnet.data.device_data import DeviceData, SharedBatches
+from ctnet.data.device_data import DeviceData
 from ctnet.data.sampling import Balance, ClassDraws, count_classes
 from ctnet.data.transforms import training_transform
 from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
 from ctnet.training.config import TrainConfig
+from ctnet.training.shared_batches import SharedBatches
 
 BUS, DOG, PERSON = (VOC_CLASSES.index(name) for name in ("bus", "dog", "person"))
 SIZE = (64, 96)

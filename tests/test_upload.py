@@ -16,11 +16,12 @@ from ctnet.models.base import CTN, MHN, CompositeModel
 from ctnet.models.checkpoint import save_checkpoint
 from ctnet.models.config import ModelConfig
 from ctnet.models.palette_network import PaletteNetwork
+from ctnet.models.publish import push
 from ctnet.zoo import locate as places
 from ctnet.zoo.hub_names import HubName
 from ctnet.zoo.locate import locate, resolve
 from ctnet.zoo.manifest import MANIFEST, read_manifest
-from ctnet.zoo.upload import push, record
+from ctnet.zoo.upload import record
 
 REPO = "org/mine"
 

@@ -10,10 +10,11 @@ import ctnet
 from ctnet.cli.main import main
 from ctnet.data.compositemt import CompositeMTMini
 from ctnet.data.dataset import CompositeDataset, open_source, sampling_weights
-from ctnet.data.device_data import DeviceData, SharedBatches
+from ctnet.data.device_data import DeviceData
 from ctnet.data.sampling import ClassDraws, count_classes
 from ctnet.models.config import ModelConfig
 from ctnet.training.config import RECIPES, TrainConfig
+from ctnet.training.shared_batches import SharedBatches
 from ctnet.training.trainer import Trainer
 from ctnet.training.zoo_trainer import GROUPS, create_loop, train_side_by_side, train_zoo
 

@@ -89,10 +89,11 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
+    from ctnet.models.publish import push
     from ctnet.zoo.hub_names import HUB_PREFIX
     from ctnet.zoo.locate import locate
     from ctnet.zoo.manifest import MANIFEST, model_info
-    from ctnet.zoo.upload import push, record
+    from ctnet.zoo.upload import record
 
     if args.record is not None:
         model_info(args.name)

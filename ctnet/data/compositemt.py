@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-
-from ctnet.evaluation.boundaries import decode_annotators
 
 BEST_SOURCES = {
     "seg": ("voc", "coco"),
@@ -124,3 +123,32 @@ class CompositeMTMini:
         with Image.open(self.root / name) as image:
             keep = image.mode in (mode, "P")
             return np.array(image if keep else image.convert(mode))
+
+
+def decode_annotators(mask: ArrayLike, count: int) -> list[NDArray[np.bool_]]:
+    """Split a 16-bit mask whose bit k is annotator k's boundary.
+
+    Args:
+        mask: (H, W) integers in [0, 65535], as read from ``ID.annotators.png``.
+        count: number of annotators, 1 to 16.
+
+    Returns:
+        ``count`` masks, (H, W) bool, in the order of the bits.
+
+    Raises:
+        ValueError: ``mask`` is not a 2-D integer array, ``count`` is out of range, or a bit at or
+            above ``count`` is set.
+    """
+    bits = np.asarray(mask)
+    if bits.ndim != 2 or bits.dtype.kind not in "iu":
+        raise ValueError(
+            f"mask has shape {bits.shape} and type {bits.dtype}; (H, W) integers are needed"
+        )
+    if not 1 <= count <= 16:
+        raise ValueError(f"count is {count}; a 16-bit mask holds 1 to 16 annotators")
+    if bits.size and (bits.min() < 0 or bits.max() >= 1 << count):
+        raise ValueError(
+            f"mask has values from {bits.min()} to {bits.max()}; {count} annotators give 0 to "
+            f"{(1 << count) - 1}"
+        )
+    return [(bits >> k & 1).astype(bool) for k in range(count)]

@@ -14,21 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ctnet.data.dataset import LabelSource, Sample, StepSampler
+from ctnet.data.dataset import LabelSource, Sample
 from ctnet.data.palette_batches import make_palettes
-from ctnet.data.sampling import ClassDraws
 from ctnet.data.transforms import JITTER
 from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, get_task
-from ctnet.training.config import TrainConfig
-from ctnet.training.distributed import is_main
-
-CROPS = 2
-"""Separates the chance of crops from that of batches."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of R, G and B in brightness (ITU-R BT.601)."""
@@ -114,7 +109,8 @@ class DeviceData:
         sizes = []
         with ThreadPoolExecutor(threads) as pool:
             loaded = pool.map(source.load, range(count))
-            bar = tqdm(loaded, "decode", count, unit="image", disable=not is_main())
+            is_worker = dist.is_available() and dist.is_initialized() and dist.get_rank() > 0
+            bar = tqdm(loaded, "decode", count, unit="image", disable=is_worker)
             for index, found in enumerate(bar):
                 sizes.append(found["image"].shape[:2])
                 for name, array in found.items():
@@ -286,57 +282,3 @@ def batch_palettes(
         sample.labels.get("seg"),
         sample.palette.device,
     )
-
-
-@dataclass(frozen=True)
-class SharedBatch:
-    """A batch that several runs can train on.
-
-    Attributes:
-        sample: Images and labels; nothing is asked for yet.
-        labelled: Which tasks each image has a label for (N,K) bool.
-    """
-
-    sample: Sample
-    labelled: Tensor
-
-
-class SharedBatches:
-    """The batches of a configuration by step, cut and augmented on the device.
-
-    Args:
-        data: Photographs and labels.
-        config: Gives batch size, crops and seed.
-        weights: Relative frequency of each image.
-        draws: How a part of the samples is drawn for a class, if any is.
-    """
-
-    def __init__(
-        self,
-        data: DeviceData,
-        config: TrainConfig,
-        weights: Tensor,
-        draws: ClassDraws | None = None,
-    ) -> None:
-        self.data = data
-        self.config = config
-        self.weights = weights
-        self.draws = draws
-
-    def __getitem__(self, step: int) -> SharedBatch:
-        config = self.config
-        steps = range(step, step + 1)
-        sampler = StepSampler(self.weights, config.batch_size, steps, config.seed, self.draws)
-        drawn = next(iter(sampler))
-        indices = [draw.image for draw in drawn]
-        generator = np.random.default_rng((config.seed, step, CROPS))
-        focus = {
-            number: self.data.pixel_of(draw.image, draw.focus, generator)
-            for number, draw in enumerate(drawn)
-            if draw.focus != IGNORE
-        }
-        crops = draw_crops(generator, self.data.sizes[indices], config.size, config.scale, focus)
-        sample = self.data.batch(indices, crops, config.size)
-        return SharedBatch(
-            sample, self.data.labelled(torch.tensor(indices, device=self.data.device))
-        )

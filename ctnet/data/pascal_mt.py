@@ -12,14 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ctnet.tasks import IGNORE, PART_CLASSES, VOC_CLASSES, nearest
-
-COLOR_MAP_CLASSES = (
-    "background", "cat", "aeroplane", "chair", "pottedplant", "sheep", "bicycle", "cow", "bird",
-    "diningtable", "sofa", "train", "boat", "dog", "bottle", "horse", "tvmonitor", "bus",
-    "motorbike", "car", "person",
-)  # fmt: skip
-"""Classes by row of ``colourmap_seg21.txt``, which is sorted by colour and not by VOC id."""
+from ctnet.tasks import COLOR_MAP_CLASSES, IGNORE, PART_CLASSES, VOC_CLASSES, nearest
 
 FILES = {
     "seg": ("semantic_segmentation", ".png"),

@@ -292,35 +292,6 @@ class BoundaryF:
         return counts
 
 
-def decode_annotators(mask: ArrayLike, count: int) -> list[Mask]:
-    """Split a 16-bit mask whose bit k is annotator k's boundary.
-
-    Args:
-        mask: (H, W) integers in [0, 65535], as read from ``ID.annotators.png``.
-        count: number of annotators, 1 to 16.
-
-    Returns:
-        ``count`` masks, (H, W) bool, in the order of the bits.
-
-    Raises:
-        ValueError: ``mask`` is not a 2-D integer array, ``count`` is out of range, or a bit at or
-            above ``count`` is set.
-    """
-    bits = np.asarray(mask)
-    if bits.ndim != 2 or bits.dtype.kind not in "iu":
-        raise ValueError(
-            f"mask has shape {bits.shape} and type {bits.dtype}; (H, W) integers are needed"
-        )
-    if not 1 <= count <= 16:
-        raise ValueError(f"count is {count}; a 16-bit mask holds 1 to 16 annotators")
-    if bits.size and (bits.min() < 0 or bits.max() >= 1 << count):
-        raise ValueError(
-            f"mask has values from {bits.min()} to {bits.max()}; {count} annotators give 0 to "
-            f"{(1 << count) - 1}"
-        )
-    return [(bits >> k & 1).astype(bool) for k in range(count)]
-
-
 def _neighbours(points: NDArray[np.intp], others: NDArray[np.intp], reach: float) -> csr_array:
     """Return the (len(points), len(others)) graph of pixels within ``reach``."""
     pairs = KDTree(points).sparse_distance_matrix(KDTree(others), reach, output_type="ndarray")

@@ -93,8 +93,8 @@ class Shared(nn.Module):
             ConnectionError: If the Hub cannot be reached or fails.
         """
         from ctnet.models.checkpoint import save_checkpoint
+        from ctnet.models.publish import push
         from ctnet.zoo.hub_names import HUB_PREFIX
-        from ctnet.zoo.upload import push
 
         network = cast("CompositeModel | PaletteNetwork", self)
         with TemporaryDirectory() as folder:

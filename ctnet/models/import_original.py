@@ -21,11 +21,10 @@ from torch import Tensor
 
 from ctnet.blocks.conditioned_batch_norm import task_codes
 from ctnet.blocks.encoders import read_weights
-from ctnet.data.pascal_mt import COLOR_MAP_CLASSES
 from ctnet.labels import ClassAnchors, Point
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.config import ModelConfig
-from ctnet.tasks import DEFAULT_TASKS, PART_CLASSES, TASKS, VOC_CLASSES
+from ctnet.tasks import COLOR_MAP_CLASSES, DEFAULT_TASKS, PART_CLASSES, TASKS, VOC_CLASSES
 
 COLOR_MAPS_FILE = "colourmaps.json"
 """File that the published code writes beside its checkpoints: RGB (0 to 255) by class and task."""

@@ -32,7 +32,7 @@ from ctnet.data.dataset import (
     open_source,
     sampling_weights,
 )
-from ctnet.data.device_data import DeviceData, SharedBatch, SharedBatches, batch_palettes
+from ctnet.data.device_data import DeviceData, batch_palettes
 from ctnet.data.sampling import Balance, ClassDraws, count_classes
 from ctnet.data.transforms import training_transform
 from ctnet.models.add_task import freeze_old_tasks
@@ -53,6 +53,7 @@ from ctnet.training.distributed import (
 )
 from ctnet.training.phases import Span, differences
 from ctnet.training.run_log import RunLog
+from ctnet.training.shared_batches import SharedBatch, SharedBatches
 from ctnet.training.synchronized import synchronize
 
 Network = TypeVar("Network", bound=nn.Module)

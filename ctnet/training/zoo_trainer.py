@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ctnet.data.dataset import CompositeDataset, LabelSource, open_source, sampling_weights
-from ctnet.data.device_data import DeviceData, SharedBatches
+from ctnet.data.device_data import DeviceData
 from ctnet.data.sampling import ClassDraws
 from ctnet.data.wrapped import CachedSource
 from ctnet.models.checkpoint import save_checkpoint
@@ -18,6 +18,7 @@ from ctnet.tasks import nearest
 from ctnet.training.config import TrainConfig
 from ctnet.training.loop import TrainingLoop
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
+from ctnet.training.shared_batches import SharedBatches
 from ctnet.training.trainer import Trainer
 from ctnet.training.validation import validator
 

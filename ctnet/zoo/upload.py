@@ -13,16 +13,17 @@ from ctnet.zoo.hub_names import HubName
 from ctnet.zoo.manifest import MANIFEST, read_manifest, write_manifest
 
 
-def push(
-    folder: str | Path, repo_id: str, private: bool = False, token: str | None = None
+def upload(
+    folder: str | Path, repo_id: str, card: str, private: bool = False, token: str | None = None
 ) -> HubName:
     """Puts a checkpoint into a repository of the Hub.
 
-    The checkpoint is loaded first, and what the Hub then says of the weights is compared with them.
+    What the Hub then says of the weights is compared with them.
 
     Args:
-        folder: The checkpoint; a plain card is made where it has none.
+        folder: The checkpoint.
         repo_id: ``ORG/REPO``; made if missing.
+        card: Text of the card where the folder has none.
         private: Make a new repository private.
         token: Token that may write; by default the one that ``hf auth login`` or ``HF_TOKEN`` set.
 
@@ -30,25 +31,21 @@ def push(
         The repository and the commit, for ``hf-hub:ORG/REPO@COMMIT``.
 
     Raises:
-        ValueError: If the checkpoint is damaged, or the Hub has other bytes after the upload.
+        ValueError: If ``repo_id`` is no name, or the Hub has other bytes after the upload.
         FileNotFoundError: If a file is missing.
         PermissionError: If the token is missing or may not write there.
         ConnectionError: If the Hub cannot be reached or fails.
     """
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
-    from ctnet.models.checkpoint import load_network
-    from ctnet.zoo.default_card import plain_card
-
     name, folder = HubName(repo_id), Path(folder)
-    config = load_network(folder).config
     with TemporaryDirectory() as temporary:
         staged = Path(temporary)
         for file in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE):
             if (folder / file).is_file():
                 shutil.copyfile(folder / file, staged / file)
         if not (staged / CARD_FILE).exists():
-            (staged / CARD_FILE).write_text(plain_card(config, repo_id), "utf-8")
+            (staged / CARD_FILE).write_text(card, "utf-8")
         ours = file_info(staged / WEIGHTS_FILE)
         api = HfApi(token=token, library_name="ctnet")
         try:
