@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ctnet.labels import Point
+
 MAX_BYTES = 600_000
 """Most bytes of a table in a checkpoint."""
 
@@ -52,6 +54,12 @@ def cell_index(outputs: Tensor, cells: int) -> Tensor:
     return (steps[..., 0] * cells + steps[..., 1]) * cells + steps[..., 2]
 
 
+def cell_centers(cells: int) -> Tensor:
+    """Returns the center (G,G,G,3) of each cell of a grid over the cube."""
+    axis = (torch.arange(cells) + 0.5) / cells
+    return torch.cartesian_prod(axis, axis, axis).view(cells, cells, cells, 3)
+
+
 @dataclass(frozen=True)
 class TableReader:
     """Reads classes off raw outputs by a table.
@@ -75,6 +83,19 @@ class TableReader:
     def best(self) -> Tensor:
         """Returns the likeliest class of each cell (G,G,G) uint8."""
         return self.table.argmax(-1).to(torch.uint8)
+
+    def anchors(self) -> tuple[Point, ...]:
+        """Returns a point of the cube for each class: the middle of the cells that read it.
+
+        A class that no cell reads has the cell where it is most likely.
+        """
+        centers = cell_centers(self.table.shape[0]).flatten(0, 2).double()
+        best, likeliest = self.best().flatten().cpu(), self.table.flatten(0, 2).argmax(0).tolist()
+        means = [
+            centers[best == k].mean(0) if bool((best == k).any()) else centers[cell]
+            for k, cell in enumerate(likeliest)
+        ]
+        return tuple((float(x), float(y), float(z)) for x, y, z in means)
 
 
 class LabelTables(nn.Module):

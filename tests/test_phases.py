@@ -227,7 +227,7 @@ def test_runs_side_by_side_have_none(config: TrainConfig, tmp_path: Path) -> Non
         ("[[phases]]\nsteps = 2\nsize = 65", "phase 1: size must be a multiple of 32; got 65"),
         ("[[phases]]\nsteps = 2\n[[phases]]\nsteps = 1\nname = 'b'\nscale = [2, 1]",
          "b: scale is a smallest"),
-        ("[[phases]]\nsteps = 2\ncoarse = true", "phase 1: coarse and guidance need a weight"),
+        ("[[phases]]\nsteps = 2\ncoarse = true", "phase 1: coarse needs a weight"),
         ("[[phases]]\nsteps = 2\n[phases.task_shares]\nsegm = 2", "phase 1: unknown task 'segm'"),
         ("phases = 3", r"phases are tables \(\[\[phases\]\]\); got 3"),
         ("phases = [3]", r"phases are tables \(\[\[phases\]\]\); got 3"),

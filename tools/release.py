@@ -18,7 +18,7 @@ from torch import Tensor
 from ctnet.evaluation.evaluate import EvalResult, headline_name
 from ctnet.evaluation.results import read_results
 from ctnet.models.checkpoint import load_network, parameter_count, save_checkpoint
-from ctnet.models.convert import adapt_weights
+from ctnet.models.convert import adapt_weights, config_with_tables
 from ctnet.models.palette_network import build_network
 from ctnet.training.config import TrainConfig
 from ctnet.zoo.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, file_info
@@ -159,8 +159,9 @@ def export_run(run: Run, folder: str | Path) -> Path:
     Returns:
         The folder, for ``ctnet eval local-dir:FOLDER``.
     """
-    model = build_network(run.config.model)
-    model.load_state_dict(run.weights(), strict=True)
+    weights = run.weights()
+    model = build_network(config_with_tables(run.config.model, weights))
+    model.load_state_dict(weights, strict=True)
     return save_checkpoint(model, folder, half=True)
 
 

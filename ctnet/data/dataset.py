@@ -68,6 +68,11 @@ class Sample:
         """Moves all tensors."""
         return self.map(lambda x: x.to(device, non_blocking=True))
 
+    def at_stride(self, stride: int) -> Sample:
+        """Takes the pixels at the centers of cells of so many pixels a side."""
+        cells = (..., slice(stride // 2, None, stride), slice(stride // 2, None, stride))
+        return self.map(lambda x: x[cells])
+
     def select(self, rows: Tensor | slice) -> Sample:
         """Takes images of a batch by a mask (N,), indices or a slice."""
         return self.map(lambda x: x[rows])

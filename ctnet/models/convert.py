@@ -7,6 +7,8 @@ from typing import cast
 
 from torch import Tensor
 
+from ctnet.label_tables import TableReader
+from ctnet.labels import ClassAnchors
 from ctnet.models.base import CTN, build
 from ctnet.models.config import ModelConfig
 
@@ -14,6 +16,21 @@ State = dict[str, Tensor]
 
 TABLES = "label_tables."
 """Where weights have their label tables, by task."""
+
+
+def config_with_tables(config: ModelConfig, weights: State) -> ModelConfig:
+    """Describes a network whose weights hold label tables.
+
+    Args:
+        config: The network without them.
+        weights: Its weights; a task whose table they hold gets the table's own anchors
+            (:meth:`ctnet.label_tables.TableReader.anchors`).
+    """
+    found = {task: weights[TABLES + task] for task in config.tasks if TABLES + task in weights}
+    kept = [entry for entry in config.anchors if entry.task not in found]
+    own = [ClassAnchors(task, TableReader(table).anchors()) for task, table in found.items()]
+    return replace(config, label_tables=tuple(found), anchors=(*kept, *own))
+
 
 PALETTE_START = "seg"
 """Task of a CTN whose features a palette network starts from."""

@@ -19,7 +19,9 @@ from ctnet.data.dataset import Sample
 from ctnet.models.base import CompositeModel
 from ctnet.tasks import get_task
 from ctnet.training.distributed import anywhere
+from ctnet.training.encoder_heads import EncoderHeads
 from ctnet.training.losses import CompositeLoss, cross_entropy, supervised_pixels
+from ctnet.training.readers import LearnedReaders
 
 DEPTH = 3
 """The decoder's stages up to the supervised features."""
@@ -48,12 +50,22 @@ class AuxiliaryHeads(nn.Module):
     Args:
         model: The network to watch; its decoders get a forward hook.
         loss: The loss of the composite, whose weights the class heads share.
+        readers: Learned readers, if the run has any; they learn with the heads.
+        encoder: Heads on the encoder, if the run has any.
     """
 
-    def __init__(self, model: CompositeModel, loss: CompositeLoss) -> None:
+    def __init__(
+        self,
+        model: CompositeModel,
+        loss: CompositeLoss,
+        readers: LearnedReaders | None = None,
+        encoder: EncoderHeads | None = None,
+    ) -> None:
         super().__init__()
         self.loss = loss
         self.tasks = model.tasks
+        self.readers = readers
+        self.encoder = encoder
         self._features: dict[int, Tensor] = {}
         self._decoders = [module for module in model.modules() if isinstance(module, Decoder)]
         for number, decoder in enumerate(self._decoders):
@@ -75,11 +87,15 @@ class AuxiliaryHeads(nn.Module):
         )
 
     def start_from(self, heads: Mapping[str, Tensor]) -> None:
-        """Loads the weights of heads; a network with more decoders has those of a CTN for each."""
-        state = {
-            name: heads[name if name in heads else f"composite.0.{name.rpartition('.')[2]}"]
-            for name in self.state_dict()
-        }
+        """Loads the weights of heads; a network with more decoders has those of a CTN for each.
+
+        Readers and heads on the encoder that they do not have begin as they are.
+        """
+        state = self.state_dict()
+        for name in state:
+            if name in heads or not name.startswith(("readers.", "encoder.")):
+                known = name if name in heads else f"composite.0.{name.rpartition('.')[2]}"
+                state[name] = heads[known]
         self.load_state_dict(state, strict=True)
 
     def set_coarse(self, coarse: bool) -> None:
@@ -89,7 +105,7 @@ class AuxiliaryHeads(nn.Module):
 
     def forward(self, sample: Sample) -> CoarseResult:
         """Supervises the features of the last forward pass, if it computed any."""
-        sample = _subsample(sample)
+        sample = sample.at_stride(STRIDE)
         features, self._features = self._features, {}
         shared = len(self._decoders) == 1
         composite = sample.image.new_zeros(sample.image.shape)
@@ -114,9 +130,3 @@ class AuxiliaryHeads(nn.Module):
                 extra.append(self.loss.weights.get(name, 1.0) * entropy)
         total, parts = self.loss(composite, sample, guides)
         return CoarseResult(sum(extra, total), parts, guides)
-
-
-def _subsample(sample: Sample) -> Sample:
-    """Takes the pixels at the centres of the coarse cells."""
-    cells = (..., slice(STRIDE // 2, None, STRIDE), slice(STRIDE // 2, None, STRIDE))
-    return sample.map(lambda x: x[cells])

@@ -37,6 +37,8 @@ LEAST = {
     "focal_gamma": 0,
     "sharpness": 0,
     "auxiliary": 0,
+    "encoder_auxiliary": 0,
+    "reader_width": 0,
 }
 
 
@@ -83,8 +85,13 @@ class TrainConfig:
             best class (:func:`ctnet.training.losses.smooth_class_scores`); 0 keeps eq. 5.
         guidance: Share of the class losses that goes by the best class of the auxiliary heads in
             place of the label, so that the composite decides where they are sure enough.
+        reader_width: Width of the hidden layers of small networks that learn to read classes off
+            the three channels, in place of anchors (:mod:`ctnet.training.readers`); 0 for none.
+            The checkpoint holds what they learned as label tables.
         angular: Normals learn by the angle, as they are measured, in place of 1 - cosine.
         auxiliary: Weight of the coarse heads of :mod:`ctnet.training.auxiliary`, 0 for none.
+        encoder_auxiliary: Weight of heads on the encoder that do every task everywhere
+            (:mod:`ctnet.training.encoder_heads`), 0 for none; for networks with one encoder.
         coarse: Run and train the decoder only up to those heads. The network has no full output
             then, so there is no validation.
         class_power: Classes weigh by their share of pixels to the power of minus this.
@@ -140,8 +147,10 @@ class TrainConfig:
     focal_gamma: float = 2.0
     sharpness: float = 0.0
     guidance: float = 0.0
+    reader_width: int = 0
     angular: bool = False
     auxiliary: float = 0.0
+    encoder_auxiliary: float = 0.0
     coarse: bool = False
     class_power: float = 0.0
     class_balance: float = 0.0
@@ -213,8 +222,9 @@ class TrainConfig:
             self._check_auxiliary()
 
     def _check_auxiliary(self) -> None:
-        if (self.coarse or self.guidance) and not self.auxiliary:
-            raise ValueError("coarse and guidance need a weight for auxiliary.")
+        for name in ("coarse", "guidance", "reader_width", "encoder_auxiliary"):
+            if getattr(self, name) and not self.auxiliary:
+                raise ValueError(f"{name} needs a weight for auxiliary.")
         if self.only_added and self.auxiliary:
             raise ValueError("only_added trains embeddings alone: auxiliary must be 0.")
 

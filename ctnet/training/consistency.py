@@ -25,6 +25,7 @@ from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, TASKS, get_task, nearest
 from ctnet.training.distributed import anywhere, mean_of_all, rows_before, sum_of_all
 from ctnet.training.losses import CompositeLoss, smooth_class_scores
+from ctnet.training.readers import LearnedReaders
 
 CHANCE = 3
 """Separates the chance of strong views from that of batches, palettes and crops."""
@@ -148,6 +149,7 @@ class Consistency:
         rule: The rule of the run. Mosaic and random ones also ask for tasks without a label.
         task_shares: Relative frequency of tasks with a label, as in the run's configuration.
         anchors: The network's own class anchors, if it has any.
+        readers: Learned readers, whose averages say classes in place of anchors.
         seed: Seed of the run.
     """
 
@@ -159,6 +161,7 @@ class Consistency:
         rule: Rule | None,
         task_shares: Mapping[str, int],
         anchors: Sequence[ClassAnchors] = (),
+        readers: LearnedReaders | None = None,
         seed: int = 0,
     ) -> None:
         self.config = config
@@ -167,6 +170,7 @@ class Consistency:
         self._rule = rule
         self._task_shares = task_shares
         self._anchors = anchors
+        self._readers = readers
         self._seed = seed
 
     @torch.no_grad()
@@ -294,9 +298,7 @@ class Consistency:
             mask = asked[:, number]
             task = get_task(name)
             if task.kind == "classes":
-                points = task_anchors(task, self._anchors)
-                scores = smooth_class_scores(pixels[mask], points, SURE_SHARPNESS)
-                best, ids = scores.softmax(1).max(1)
+                best, ids = self._class_scores(name, pixels[mask]).softmax(1).max(1)
                 valid[:, number][mask] = best >= self.config.threshold
                 labels[name][mask] = ids
             elif task.kind == "probability":
@@ -305,6 +307,12 @@ class Consistency:
                 values = task_values(pixels[mask], task)
                 labels[name].permute(0, 2, 3, 1)[mask] = values.to(labels[name])
         return replace(sample, labels=labels, valid=valid)
+
+    def _class_scores(self, name: str, outputs: Tensor) -> Tensor:
+        if self._readers is not None:
+            return self._readers.scores(name, outputs, average=True)
+        points = task_anchors(get_task(name), self._anchors)
+        return smooth_class_scores(outputs, points, SURE_SHARPNESS)
 
 
 def _pixels(composite: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from ctnet.data.dataset import (
     taken_evenly,
 )
 from ctnet.evaluation.metrics import mean_iou
-from ctnet.label_tables import TableReader, cell_index, table_cells
+from ctnet.label_tables import TableReader, cell_centers, cell_index, table_cells
 from ctnet.labels import AnchorReader, task_anchors
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.convert import TABLES, adapt_weights
@@ -179,8 +179,8 @@ def add_label_tables(
     """Gives a network label tables for the tasks where they read better than eq. 5.
 
     Args:
-        model: A trained network. It is left as it is. Its tables of tasks that are not counted
-            stay, the others are counted without them.
+        model: A trained network. It is left as it is. It keeps its tables of tasks that
+            are not counted or do not gain.
         source: Photographs and labels that the network was trained on, never those that it is
             measured on.
         tasks: Tasks to count for; None takes all that have classes.
@@ -206,11 +206,7 @@ def add_label_tables(
         if task not in coded:
             raise ValueError(f"{task!r} has no classes to count; those with: {', '.join(coded)}.")
     tasks = tasks or coded
-    found = {
-        task: model.label_tables.reader(task).table
-        for task in model.label_tables.tasks
-        if task not in tasks
-    }
+    found = {task: model.label_tables.reader(task).table for task in model.label_tables.tasks}
     reports = []
     for counts in count_labels(model, source, tasks, limit, progress, rule):
         if not counts.photographs:
@@ -290,8 +286,7 @@ def _pixels(outputs: Tensor) -> Tensor:
 def _empty(model: CompositeModel, task: TaskSpec) -> Counts:
     classes = len(task.classes)
     cells = table_cells(classes)
-    centers = (torch.arange(cells) + 0.5) / cells
-    grid = torch.cartesian_prod(centers, centers, centers)
+    grid = cell_centers(cells).flatten(0, 2)
     reader = AnchorReader(task_anchors(task, model.config.anchors))
     prior = reader.probabilities(torch.logit(grid)).double()
     rules = RuleCounts.empty(classes), RuleCounts.empty(classes)

@@ -119,7 +119,7 @@ class TrainingLoop(ABC, Generic[Network]):
         self.model = self._create_model(weights)
         copy_from_main(self.model)
         still = all(span.config.frozen_statistics for span in config.spans)
-        synchronize(self.model, _encoders(self.model) if still else ())
+        synchronize(self.model, find_encoders(self.model) if still else ())
         self.average = _copy_state(self.model)
         self.span = config.span_at(0)
         self.dataset = self._create_dataset(
@@ -174,6 +174,15 @@ class TrainingLoop(ABC, Generic[Network]):
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
         """Runs the network on a batch: the total to minimise, and losses by name for the log."""
 
+    def _create_result(self, weights: State) -> Network:
+        """Builds the network that the run results in, with its weights."""
+        model = self._build(False)
+        model.load_state_dict(weights, strict=True)
+        return model.eval()
+
+    def _result_weights(self) -> State:
+        return self.average
+
     def _create_model(self, weights: State | None) -> Network:
         pretrained: Pretrained = False
         if self.config.pretrained_encoder and weights is None:
@@ -198,15 +207,15 @@ class TrainingLoop(ABC, Generic[Network]):
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
         config = self.phase
-        for encoder in _encoders(self.model):
+        for encoder in find_encoders(self.model):
             for number, part in enumerate(_stages(encoder)):
                 part.requires_grad_(number >= config.frozen_stages)
         if config.only_added:
             freeze_old_tasks(self.model)
-        slow = {id(p) for encoder in _encoders(self.model) for p in encoder.parameters()}
+        slow = {id(p) for encoder in find_encoders(self.model) for p in encoder.parameters()}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         if self.auxiliary is not None:
-            trained += self.auxiliary.parameters()
+            trained += [p for p in self.auxiliary.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if id(p) in slow], "scale": config.encoder_rate},
             {"params": [p for p in trained if id(p) not in slow], "scale": 1.0},
@@ -385,14 +394,12 @@ class TrainingLoop(ABC, Generic[Network]):
         """Ends the run: the best network by validation, or the last one, in eval mode."""
         if self._log is not None:
             self._log.close()
-        model = self._build(False)
         name = from_main("best" if (self.folder / "best.safetensors").exists() else "last")
         file = open_on_main(self.folder / f"{name}.safetensors")
         if file is None:
             raise FileNotFoundError(f"no weights in {self.folder}: the run has yet to train.")
         with file:
-            model.load_state_dict(load(file.read()), strict=True)
-        return model.eval()
+            return self._create_result(load(file.read()))
 
     def _train_step(self, sample: Sample) -> dict[str, float]:
         config = self.phase
@@ -402,7 +409,7 @@ class TrainingLoop(ABC, Generic[Network]):
         # Statistics of norms serve old tasks too.
         self.model.train(not config.only_added)
         if config.frozen_statistics:
-            for encoder in _encoders(self.model):
+            for encoder in find_encoders(self.model):
                 encoder.eval()
         loss, parts = self._loss(sample)
         # Plain networks compute nothing where nothing is asked.
@@ -421,10 +428,14 @@ class TrainingLoop(ABC, Generic[Network]):
             self.scaler.step(self.optimizer)
             self.scaler.update()
 
+    def _average_decay(self) -> float:
+        """Decay of the moving average at the present step."""
+        # Early on the average follows quickly, so that it forgets where training began.
+        return min(self.phase.average, (self.step + 1) / (self.step + 10))
+
     @torch.no_grad()
     def _update_average(self) -> None:
-        # Early on the average follows quickly, so that it forgets where training began.
-        decay = min(self.phase.average, (self.step + 1) / (self.step + 10))
+        decay = self._average_decay()
         now = self.model.state_dict()
         for name, value in now.items():
             if not value.is_floating_point():
@@ -434,13 +445,11 @@ class TrainingLoop(ABC, Generic[Network]):
         follow([self.average[name] for name in names], [now[name] for name in names], None)
 
     def _checkpoint(self, log: RunLog) -> None:
-        weights = {k: v.contiguous().cpu() for k, v in self.average.items()}
+        weights = {k: v.contiguous().cpu() for k, v in self._result_weights().items()}
         save_file(weights, self.folder / "last.safetensors")
         # The full output of a network that learns at coarse strides means nothing yet.
         if self.validate is not None and not self.phase.coarse:
-            model = self._build(False)
-            model.load_state_dict(weights)
-            metrics = self.validate(model.to(self.device).eval())
+            metrics = self.validate(self._create_result(weights).to(self.device))
             log.write_metrics(self.step, metrics)
             score = float(metrics["score"])
             if score > self.best:
@@ -497,7 +506,8 @@ def _learned(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _encoders(model: nn.Module) -> list[nn.Module]:
+def find_encoders(model: nn.Module) -> list[nn.Module]:
+    """Returns the encoders of a network: one, or one of each task of an STN."""
     networks = getattr(model, "networks", [model])
     return [network.encoder for network in networks]
 

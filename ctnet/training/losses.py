@@ -13,6 +13,7 @@ from ctnet.data.dataset import Sample
 from ctnet.labels import ClassAnchors, Point, anchor_scores, task_anchors
 from ctnet.tasks import IGNORE, get_task
 from ctnet.training.distributed import anywhere, mean_of_all, sum_of_all
+from ctnet.training.readers import LearnedReaders
 
 PAPER_WEIGHTS = {"seg": 3.0, "parts": 4.0, "edges": 50.0, "saliency": 8.0, "normals": 4.0}
 """lambda_k of eq. 4."""
@@ -132,6 +133,7 @@ class CompositeLoss:
         guidance: Share of a class loss that goes by the guide's best class in place of the label.
         anchors: The network's own class anchors, if it has any.
         angular: Normals have :func:`angular_loss` in place of :func:`cosine_loss`.
+        readers: Learned readers, whose scores stand in for those of anchors.
     """
 
     tasks: Sequence[str]
@@ -142,6 +144,7 @@ class CompositeLoss:
     guidance: float = 0.0
     anchors: Sequence[ClassAnchors] = ()
     angular: bool = False
+    readers: LearnedReaders | None = None
 
     def __call__(
         self, composite: Tensor, sample: Sample, guides: Mapping[str, Tensor] | None = None
@@ -182,20 +185,26 @@ class CompositeLoss:
         weights = self.class_weights.get(name)
         return None if weights is None else weights.to(device)
 
+    def values_loss(self, name: str, outputs: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+        """Returns the unweighted loss of a task without classes.
+
+        Args:
+            name: Name of the task.
+            outputs: Raw outputs (P,3) of the pixels of the mask.
+            label: Its labels (N,H,W) or (N,3,H,W).
+            mask: The pixels (N,H,W) that count.
+        """
+        if get_task(name).kind == "probability":
+            return balanced_cross_entropy(outputs, label[mask])
+        compare = angular_loss if self.angular else cosine_loss
+        return compare(outputs, label.permute(0, 2, 3, 1)[mask])
+
     def _task_loss(
         self, name: str, outputs: Tensor, label: Tensor, mask: Tensor, guide: Tensor | None
     ) -> Tensor:
-        kind = get_task(name).kind
-        if kind == "probability":
-            return balanced_cross_entropy(outputs, label[mask])
-        if kind == "normals":
-            compare = angular_loss if self.angular else cosine_loss
-            return compare(outputs, label.permute(0, 2, 3, 1)[mask])
-        points = task_anchors(get_task(name), self.anchors)
-        if self.sharpness:
-            scores = smooth_class_scores(outputs, points, self.sharpness)
-        else:
-            scores = anchor_scores(outputs, points)
+        if get_task(name).kind != "classes":
+            return self.values_loss(name, outputs, label, mask)
+        scores = self._class_scores(name, outputs)
         weights = self.weights_of_classes(name, outputs.device)
         loss = focal_cross_entropy(scores, label[mask], self.gamma, weights)
         if guide is None or not self.guidance:
@@ -203,6 +212,14 @@ class CompositeLoss:
         guide = F.interpolate(guide.detach(), size=label.shape[1:], mode="bilinear")
         guided = focal_cross_entropy(scores, guide.argmax(1)[mask], self.gamma, weights)
         return torch.lerp(loss, guided, self.guidance)
+
+    def _class_scores(self, name: str, outputs: Tensor) -> Tensor:
+        if self.readers is not None:
+            return self.readers.scores(name, outputs)
+        points = task_anchors(get_task(name), self.anchors)
+        if self.sharpness:
+            return smooth_class_scores(outputs, points, self.sharpness)
+        return anchor_scores(outputs, points)
 
 
 def balanced_class_weights(counts: Tensor, power: float) -> Tensor:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PHASE_FIELDS = (
     "size", "scale", "batch_size", "learning_rate", "encoder_rate", "weight_decay", "warmup",
     "decay", "clip", "average", "frozen_stages", "frozen_statistics", "coarse", "loss_weights",
-    "focal_gamma", "sharpness", "guidance", "angular", "auxiliary", "class_power",
-    "class_balance", "source_weights", "task_shares", "mosaic_share", "consistency",
+    "focal_gamma", "sharpness", "guidance", "angular", "auxiliary", "encoder_auxiliary",
+    "class_power", "class_balance", "source_weights", "task_shares", "mosaic_share", "consistency",
     "validate_every",
 )  # fmt: skip
 """Fields of :class:`~.config.TrainConfig` that a phase may change."""

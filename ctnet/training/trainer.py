@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ctnet.blocks.encoders import Pretrained
+from ctnet.blocks.encoders import Encoder, Pretrained
 from ctnet.blocks.features import Features
 from ctnet.data.dataset import Sample
 from ctnet.models.base import CompositeModel, build
-from ctnet.models.convert import State
+from ctnet.models.convert import TABLES, State, config_with_tables
 from ctnet.rules import S
 from ctnet.tasks import get_task
 from ctnet.training.auxiliary import AuxiliaryHeads
 from ctnet.training.consistency import Consistency, ConsistentBatch
 from ctnet.training.distributed import anywhere, own_rows
-from ctnet.training.loop import TrainingLoop
+from ctnet.training.encoder_heads import EncoderHeads
+from ctnet.training.loop import TrainingLoop, find_encoders
 from ctnet.training.losses import CompositeLoss, balanced_class_weights
+from ctnet.training.readers import LearnedReaders
 
 
 class Trainer(TrainingLoop[CompositeModel]):
@@ -33,16 +36,54 @@ class Trainer(TrainingLoop[CompositeModel]):
         self.loss = self._create_loss()
         if not any(span.config.auxiliary for span in self.config.spans):
             return None
-        auxiliary = AuxiliaryHeads(self.model, self.loss)
+        auxiliary = AuxiliaryHeads(
+            self.model, self.loss, self._create_readers(), self._create_encoder_heads()
+        )
         if heads is not None:
             auxiliary.start_from(heads)
         return auxiliary.to(self.device)
+
+    def _create_readers(self) -> LearnedReaders | None:
+        if not self.config.reader_width:
+            return None
+        tasks = [get_task(name) for name in self.config.model.tasks]
+        classes = {task.name: len(task.classes) for task in tasks if task.kind == "classes"}
+        return LearnedReaders(classes, self.config.reader_width)
+
+    def _create_encoder_heads(self) -> EncoderHeads | None:
+        if not any(span.config.encoder_auxiliary for span in self.config.spans):
+            return None
+        encoders = find_encoders(self.model)
+        if len(encoders) > 1:
+            raise ValueError("encoder_auxiliary is for networks with one encoder: CTN and MHN.")
+        return EncoderHeads(cast(Encoder, encoders[0]).channels, self.config.model.tasks)
+
+    @property
+    def readers(self) -> LearnedReaders | None:
+        """The learned readers, if the run has any."""
+        return None if self.auxiliary is None else self.auxiliary.readers
 
     def _begin_phase(self) -> None:
         self.loss = self._create_loss()
         self.consistency = self._create_consistency()
         if self.auxiliary is not None:
-            self.auxiliary.loss = self.loss
+            self.auxiliary.loss = self.loss = replace(self.loss, readers=self.readers)
+
+    def _create_result(self, weights: State) -> CompositeModel:
+        model = build(config_with_tables(self.config.model, weights))
+        model.load_state_dict(weights, strict=True)
+        return model.eval()
+
+    def _result_weights(self) -> State:
+        weights = super()._result_weights()
+        if self.readers is None:
+            return weights
+        return weights | {TABLES + task: self.readers.table(task) for task in self.readers.classes}
+
+    def _update_average(self) -> None:
+        super()._update_average()
+        if self.readers is not None:
+            self.readers.follow(self._average_decay())
 
     def _create_loss(self) -> CompositeLoss:
         config = self.phase
@@ -68,6 +109,7 @@ class Trainer(TrainingLoop[CompositeModel]):
             self.dataset.rule,
             config.task_shares,
             config.model.anchors,
+            self.readers,
             config.seed,
         )
 
@@ -96,9 +138,14 @@ class Trainer(TrainingLoop[CompositeModel]):
         image = sample.image.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             features = self.model.encode(image)
-        if self.config.rule != S:
-            return self._composite_loss(features, sample, coarse, batch)
         total = image.new_zeros(())
+        weight = self.phase.encoder_auxiliary
+        if weight and self.auxiliary is not None and self.auxiliary.encoder is not None:
+            with self.autocast():
+                total = weight * self.auxiliary.encoder(features.pyramids[0], sample, self.loss)
+        if self.config.rule != S:
+            loss, shown = self._composite_loss(features, sample, coarse, batch)
+            return loss + total, shown
         parts: dict[str, float] = {}
         rows = [valid.flatten(1).any(1) for valid in sample.valid.unbind(1)]
         for number, found in enumerate(anywhere(rows)):
