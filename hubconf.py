@@ -10,9 +10,7 @@ from collections.abc import Callable as _Callable  # noqa: E402
 
 from torch.nn import Module as _Module  # noqa: E402
 
-from ctnet.models.hub_mixin import Shared as _Shared  # noqa: E402
 from ctnet.models.pretrained import load as _load  # noqa: E402
-from ctnet.models.pretrained import load_palette_network as _load_palette_network  # noqa: E402
 from ctnet.zoo.manifest import ModelInfo as _ModelInfo  # noqa: E402
 from ctnet.zoo.manifest import list_models as _list_models  # noqa: E402
 from ctnet.zoo.manifest import model_info as _model_info  # noqa: E402
@@ -23,7 +21,7 @@ def _entry(info: _ModelInfo) -> _Callable[..., _Module]:
     use = "network.predict(image)" if proposes else "model.predict(image, palette)"
 
     def entry(device: str = "cpu") -> _Module:
-        return _load_palette_network(info.name, device) if proposes else _load(info.name, device)
+        return _load(info.name, device)
 
     entry.__name__ = entry.__qualname__ = info.name.replace("-", "_")
     entry.__doc__ = (
@@ -49,4 +47,4 @@ def from_pretrained(name: str, device: str = "cpu") -> _Module:
         The network in eval mode: ``model.predict(image, palette)``, or for a palette network
         ``network.predict(image)``.
     """
-    return _Shared.from_pretrained(name, device=device)
+    return _load(name, device)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.speed import Bench, Measured
-from ctnet.models.base import CTN
+from ctnet.models.ctn import CTN
 from ctnet.profiling.measure import Run, cpu_name, seconds_in_turn
 
 REFERENCE = "lraspp_mobilenet_v3_large"

@@ -13,7 +13,7 @@ from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
 from ctnet.blocks.decoder import LEVELS, Block, Decoder
 from ctnet.blocks.encoders import normalize
 from ctnet.fused.folding import fold_block, fold_encoder
-from ctnet.models.base import CTN
+from ctnet.models.ctn import CTN
 
 Answer = Callable[[nn.Module, Tensor, int], Tensor]
 

@@ -24,7 +24,8 @@ from ctnet.data.palette_batches import make_palettes
 from ctnet.fused import decoder as fused
 from ctnet.fused.convolutions import Coarse
 from ctnet.fused.regions import whole
-from ctnet.models.base import CTN, create
+from ctnet.models.base import create
+from ctnet.models.ctn import CTN
 from ctnet.profiling.measure import Run, cpu_name, peak_bytes, time_in_turn
 from ctnet.rules import R1, R2, RRND
 
@@ -229,7 +230,7 @@ def steps(bench: Bench) -> list[Finding]:
     image, mosaic = bench.image(1, side), bench.palettes(1, side)["mosaic"]
     plain, joined = bench.model("paper"), bench.model("paper").fuse()
     with _joined():
-        joined.compiled()
+        joined.fused_network()
     runs: dict[str, Run] = {
         "literal": partial(literal, plain, image, mosaic),
         "tables by task, a look-up per pixel": partial(plain, image, mosaic),
@@ -295,7 +296,7 @@ def stages(bench: Bench) -> list[Finding]:
     """Measures the work at full resolution: both blocks on the image, the last stage, the head."""
     side = bench.side(512)
     model, image = bench.model("compact").fuse(), bench.image(1, side)
-    mosaic, decoder = bench.palettes(1, side)["mosaic"], model.compiled().decoders[0]
+    mosaic, decoder = bench.palettes(1, side)["mosaic"], model.fused_network().decoders[0]
     box, level = whole((side, side)), palette_pyramid(mosaic, 5, LEVELS)[1]
     width = model.config.decoder_config.stages[-2]
     half = bench.image(1, side // 2)[:, :1].expand(-1, width, -1, -1)

@@ -14,20 +14,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ctnet.version import __version__
+
 if TYPE_CHECKING:
     from ctnet.labels import to_labels
     from ctnet.models.add_task import add_task
     from ctnet.models.base import CompositeModel, create
     from ctnet.models.config import ModelConfig
     from ctnet.models.palette_network import PaletteNetwork
-    from ctnet.models.pretrained import load, load_palette_network
+    from ctnet.models.pretrained import load
     from ctnet.palette import Palette
-    from ctnet.prediction.predict import Prediction
+    from ctnet.prediction.prediction import Prediction
     from ctnet.rules import Rule, get_rule
     from ctnet.tasks import Task, TaskSpec
     from ctnet.zoo.manifest import ModelInfo, list_models, model_info
-
-__version__ = "0.1.0"
 
 # Imported on first use, so that `import ctnet` costs next to nothing.
 _EXPORTS = {
@@ -36,7 +36,7 @@ _EXPORTS = {
     "ModelInfo": "ctnet.zoo.manifest",
     "Palette": "ctnet.palette",
     "PaletteNetwork": "ctnet.models.palette_network",
-    "Prediction": "ctnet.prediction.predict",
+    "Prediction": "ctnet.prediction.prediction",
     "Rule": "ctnet.rules",
     "Task": "ctnet.tasks",
     "TaskSpec": "ctnet.tasks",
@@ -45,7 +45,6 @@ _EXPORTS = {
     "get_rule": "ctnet.rules",
     "list_models": "ctnet.zoo.manifest",
     "load": "ctnet.models.pretrained",
-    "load_palette_network": "ctnet.models.pretrained",
     "model_info": "ctnet.zoo.manifest",
     "to_labels": "ctnet.labels",
 }
@@ -60,12 +59,12 @@ __all__ = [
     "Rule",
     "Task",
     "TaskSpec",
+    "__version__",
     "add_task",
     "create",
     "get_rule",
     "list_models",
     "load",
-    "load_palette_network",
     "model_info",
     "to_labels",
 ]

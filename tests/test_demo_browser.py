@@ -167,7 +167,7 @@ def test_upload_propose_paint_and_keep_the_palette(open_page, photo, tmp_path):
     driver.choose("#start", "Only semantic edges")
     driver.after(lambda: page.click("#restart"))
     proposed = driver.after(lambda: page.click("#propose"))
-    wanted = ctnet.load_palette_network().predict(photo)
+    wanted = ctnet.load("palette-r2").predict(photo)
     saved = ctnet.Palette.load(driver.download("#save-palette", tmp_path))
     assert saved.size == (512, 640)
     assert (saved.ids == wanted.ids).mean() > 0.95

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ctnet.palette import Palette
-from ctnet.prediction.drawing import colorize, draw_composite, legend, overlay
-from ctnet.prediction.predict import Prediction
+from ctnet.prediction.colors import colorize
+from ctnet.prediction.legend import legend
+from ctnet.prediction.prediction import Prediction
 from ctnet.tasks import TASKS
 
 SIZE = (90, 120)
@@ -37,13 +38,17 @@ def make_prediction(rng, palette):
     return Prediction(image, palette, labels)
 
 
+def legend_of(prediction, **options):
+    return legend(prediction.palette, prediction.labels, **options)
+
+
 @pytest.fixture
 def prediction(rng):
     return make_prediction(rng, Palette.from_boxes(BOXES.items(), SIZE))
 
 
 def test_each_task_in_its_own_drawing(prediction):
-    picture = np.array(draw_composite(prediction))
+    picture = np.array(prediction.draw())
     assert picture.shape == (*SIZE, 3)
     assert tuple(picture[INSIDE["seg"]]) == TASKS["seg"].class_colors[2]
     assert tuple(picture[INSIDE["parts"]]) == TASKS["parts"].class_colors[2]
@@ -75,7 +80,7 @@ def test_strength_is_monotone_in_brightness(task, sign):
 
 
 def test_a_white_line_parts_regions_of_different_tasks(prediction):
-    picture = np.array(draw_composite(prediction))
+    picture = np.array(prediction.draw())
     row = INSIDE["seg"][0]
     between = picture[row, 36:44]
     assert (between == 255).all(1).any()
@@ -104,13 +109,13 @@ def find(picture, part):
 def test_overlay_without_composite_is_the_photograph(rng, size, factor):
     """Small ones are enlarged by a whole factor."""
     prediction = make_prediction(rng, Palette.single("seg", size))
-    page = np.array(overlay(prediction, alpha=0))
+    page = np.array(prediction.overlay(alpha=0))
     assert find(page, prediction.image.repeat(factor, 0).repeat(factor, 1))
 
 
 def test_overlay_alone_is_the_composite(rng):
     prediction = make_prediction(rng, Palette.single("normals", (600, 500)))
-    assert find(np.array(overlay(prediction, alpha=1)), np.array(prediction.draw()))
+    assert find(np.array(prediction.overlay(alpha=1)), np.array(prediction.draw()))
 
 
 def test_overlay_mixes(rng):
@@ -156,7 +161,7 @@ def colors_of(picture):
 
 def test_legend_shows_tasks_and_the_classes_that_occur(rng):
     palette = Palette.single("seg", SIZE).paint_box((60, 0, 120, 90), "parts")
-    found = colors_of(legend(make_prediction(rng, palette)))
+    found = colors_of(legend_of(make_prediction(rng, palette)))
     for name in ("seg", "parts"):
         assert TASKS[name].color in found
         shown = [color in found for color in TASKS[name].class_colors[1:]]
@@ -166,25 +171,25 @@ def test_legend_shows_tasks_and_the_classes_that_occur(rng):
 
 
 def test_legend_of_all_tasks(prediction):
-    found = colors_of(legend(prediction))
+    found = colors_of(legend_of(prediction))
     assert {spec.color for spec in TASKS.values()} <= found
 
 
 def test_legend_grows_with_its_content_and_font(rng, prediction):
-    one = legend(make_prediction(rng, Palette.single("edges", SIZE)))
-    both = legend(prediction)
-    large = legend(prediction, font_size=32)
+    one = legend_of(make_prediction(rng, Palette.single("edges", SIZE)))
+    both = legend_of(prediction)
+    large = legend_of(prediction, font_size=32)
     assert both.height > 2 * one.height
     assert large.height > 1.7 * both.height
 
 
 def test_legend_wraps(prediction):
-    column = legend(prediction)
-    wrapped = legend(prediction, limit=column.height // 2)
+    column = legend_of(prediction)
+    wrapped = legend_of(prediction, limit=column.height // 2)
     assert wrapped.height <= max(column.height // 2, 200)
     assert wrapped.width > column.width
-    line = legend(prediction, down=False)
-    lines = legend(prediction, limit=line.width // 2, down=False)
+    line = legend_of(prediction, down=False)
+    lines = legend_of(prediction, limit=line.width // 2, down=False)
     assert line.height < lines.height
     assert lines.width <= line.width // 2
 
@@ -192,6 +197,6 @@ def test_legend_wraps(prediction):
 def test_many_classes_share_two_columns(rng):
     prediction = make_prediction(rng, Palette.single("seg", SIZE))
     prediction.labels["seg"][:21, 0] = np.arange(21)
-    many = legend(prediction)
+    many = legend_of(prediction)
     assert set(TASKS["seg"].class_colors) <= colors_of(many)
     assert many.height < 21 * 16

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from ctnet.blocks.efficientnet_lite import EfficientNetLite, published_weights
-from ctnet.blocks.encoders import ENCODERS, create_encoder, normalize
+from ctnet.blocks.encoders import BUILDERS, create_encoder, normalize
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
@@ -64,7 +64,7 @@ class TestContract:
 
     def test_names(self):
         named = [name for name, _, _ in CONTRACTS if not name.startswith("timm:")]
-        assert named == list(ENCODERS)
+        assert named == list(BUILDERS)
 
     @pytest.mark.parametrize(("mean", "std"), [IMAGENET, LITE])
     def test_normalize(self, rng, mean, std):

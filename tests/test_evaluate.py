@@ -85,7 +85,8 @@ def data(tmp_path_factory):
 class Oracle(ctnet.CompositeModel):
     """Answers with the labels, which it finds by the image's red."""
 
-    def _build(self, pretrained_encoder):
+    def __init__(self, config):
+        super().__init__(config)
         self.wrong = False
         self.nothing = torch.nn.Parameter(torch.zeros(1))
 

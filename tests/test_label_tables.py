@@ -15,7 +15,7 @@ from ctnet.cli.main import main
 from ctnet.export.write import properties
 from ctnet.label_tables import LabelTables, table_cells
 from ctnet.models.base import build
-from ctnet.models.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.checkpoint import load_network, save_checkpoint
 from ctnet.models.convert import adapt_weights
 
 CLASSES = {"seg": 21, "parts": 7}
@@ -145,7 +145,7 @@ def test_probabilities_that_there_are_not(tabled, photo, task, words):
 def test_a_checkpoint_keeps_its_tables(tabled, photo, tmp_path):
     model, tables = tabled()
     for half in (False, True):
-        again = load_checkpoint(save_checkpoint(model, tmp_path / f"{half}", half))
+        again = load_network(save_checkpoint(model, tmp_path / f"{half}", half))
         assert again.config == model.config
         state = load_file(tmp_path / f"{half}" / "model.safetensors")
         for task, table in tables.items():
@@ -164,7 +164,7 @@ def test_checkpoints_of_the_format_before_read_by_eq_5(make_model, tmp_path):
     content = json.loads((folder / "config.json").read_text())
     assert "label_tables" not in content["model"]
     (folder / "config.json").write_text(json.dumps({**content, "format": 1}))
-    model = load_checkpoint(folder)
+    model = load_network(folder)
     assert model.readers == {} and model.config.label_tables == ()
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import ctnet
-from ctnet.models.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.checkpoint import load_network, save_checkpoint
 from ctnet.zoo import migrations
 from ctnet.zoo.manifest import read_manifest
 
@@ -24,12 +24,12 @@ def rewrite(folder, change):
 def test_a_checkpoint_says_which_format_it_has_and_needs(folder):
     content = json.loads((folder / "config.json").read_text())
     assert (content["format"], content["needs"]) == (migrations.FORMAT, migrations.NEEDS)
-    load_checkpoint(folder)
+    load_network(folder)
 
 
 def test_older_formats_are_migrated_step_by_step(folder, monkeypatch):
     """A made-up past: format 0 called the encoder otherwise, format 1 kept tasks elsewhere."""
-    before, seen = load_checkpoint(folder).config, []
+    before, seen = load_network(folder).config, []
 
     def from_0(content):
         seen.append(0)
@@ -52,7 +52,7 @@ def test_older_formats_are_migrated_step_by_step(folder, monkeypatch):
         return {"format": 0, "jobs": model.pop("tasks"), "model": model}
 
     rewrite(folder, age)
-    assert load_checkpoint(folder).config == before
+    assert load_network(folder).config == before
     assert seen == [0, 1]
 
 

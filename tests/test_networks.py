@@ -12,14 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctnet.blocks.decoder import DECODERS, DecoderConfig, get_decoder_config
 from ctnet.blocks.features import Features, pad_to_grid
-from ctnet.models.base import (
-    CTN,
-    MHN,
-    STN,
-    ModelConfig,
-    build,
-    create,
-)
+from ctnet.models.base import build, create
+from ctnet.models.config import ModelConfig
+from ctnet.models.ctn import CTN
+from ctnet.models.mhn_stn import MHN, STN
 from ctnet.palette import Palette
 from ctnet.tasks import DEFAULT_TASKS
 

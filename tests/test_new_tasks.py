@@ -10,7 +10,7 @@ import ctnet
 from ctnet.data.dataset import CompositeDataset, open_source
 from ctnet.data.derived import DERIVATIONS, DerivedLabels
 from ctnet.models.add_task import freeze_old_tasks
-from ctnet.models.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.checkpoint import load_network, save_checkpoint
 from ctnet.models.config import ModelConfig
 from ctnet.tasks import DEFAULT_TASKS, TASKS, register_task
 from ctnet.training.config import TrainConfig
@@ -90,7 +90,7 @@ def test_a_checkpoint_carries_its_tasks(make_model, tmp_path, image):
     grown = ctnet.add_task(make_model(), MATERIAL, "parts")
     save_checkpoint(grown, tmp_path)
     del TASKS["material"]
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_network(tmp_path)
     assert TASKS["material"] == MATERIAL and loaded.config == grown.config
     palette = torch.full((64, 96), 5)
     assert torch.equal(loaded(image, palette), grown(image, palette))
@@ -103,7 +103,7 @@ def test_a_checkpoint_whose_task_means_another_here(make_model, tmp_path):
     save_checkpoint(ctnet.add_task(make_model(), MATERIAL), tmp_path)
     TASKS["material"] = replace(MATERIAL, title="matter")
     with pytest.raises(ValueError, match="another task has the name 'material'"):
-        load_checkpoint(tmp_path)
+        load_network(tmp_path)
 
 
 @pytest.mark.parametrize("system", ["mhn", "stn"])

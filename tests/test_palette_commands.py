@@ -51,7 +51,7 @@ def test_the_models_segmentation_makes_the_palette(photo, tmp_path):
 
 def test_auto_is_the_palette_networks_proposal(photo, tmp_path):
     palette = make(tmp_path / "palette.png", "auto", "--image", photo, "--long-side", 48)
-    assert palette == ctnet.load_palette_network().predict(photo, 48)
+    assert palette == ctnet.load("palette-r2").predict(photo, 48)
 
 
 @pytest.mark.parametrize("rule", ["R2", "R1", "pets.toml"])

@@ -7,15 +7,17 @@ import pytest
 import torch
 
 import ctnet
+from ctnet import defaults
 from ctnet.cli.main import main
 from ctnet.data.dataset import open_source
 from ctnet.evaluation.palettes import evaluate_palettes
-from ctnet.models.base import build, create
-from ctnet.models.checkpoint import load_checkpoint, load_palette_checkpoint, save_checkpoint
+from ctnet.models import base
+from ctnet.models.base import CompositeModel, build, create
+from ctnet.models.checkpoint import save_checkpoint
 from ctnet.models.config import ModelConfig
 from ctnet.models.convert import adapt_weights
-from ctnet.models.palette_network import PaletteNetwork, build_network
-from ctnet.prediction import predict
+from ctnet.models.palette_network import PaletteNetwork
+from ctnet.models.registry import build_network
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.config import TrainConfig
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
@@ -92,14 +94,13 @@ def test_predict_gives_a_palette_of_the_images_own_size(network, size):
     palette = network.predict(image)
     assert palette.size == size and palette.tasks == DEFAULT_TASKS
     assert network.training
-    if max(size) <= predict.DEFAULT_LONG_SIDE:
+    if max(size) <= defaults.LONG_SIDE:
         scores = network.eval()(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
         assert np.array_equal(palette.ids, scores[0].argmax(0).numpy())
 
 
 def test_auto_asks_the_palette_network(make_model, network, monkeypatch):
-    monkeypatch.setattr("ctnet.models.pretrained.load_palette_network", lambda device: network)
-    predict._proposer.cache_clear()
+    monkeypatch.setattr(base, "proposer", lambda device: network)
     model = make_model()
     image = np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
     expected = network.predict(image)
@@ -107,7 +108,6 @@ def test_auto_asks_the_palette_network(make_model, network, monkeypatch):
         prediction = model.predict(image, palette)
         assert np.array_equal(prediction.palette.ids, expected.ids)
         assert set(prediction.labels) == set(expected.requested())
-    predict._proposer.cache_clear()
 
 
 def test_a_palette_network_of_other_tasks(make_model, tiny):
@@ -121,12 +121,12 @@ def test_checkpoints_of_both_kinds(network, make_model, tmp_path):
     save_checkpoint(network, palette)
     save_checkpoint(make_model(), composite)
     image = torch.rand(1, 3, 40, 40)
-    loaded = ctnet.load_palette_network(f"local-dir:{palette}")
+    loaded = ctnet.load(f"local-dir:{palette}")
     assert not loaded.training and torch.equal(loaded(image), network(image))
-    with pytest.raises(ValueError, match="load_palette_network"):
-        load_checkpoint(palette)
-    with pytest.raises(ValueError, match="a ctn, which proposes no palette"):
-        load_palette_checkpoint(composite)
+    with pytest.raises(ValueError, match="is a PaletteNetwork, not a CompositeModel"):
+        CompositeModel.from_pretrained(palette)
+    with pytest.raises(ValueError, match="is a CTN, not a PaletteNetwork"):
+        PaletteNetwork.from_pretrained(composite)
 
 
 def test_networks_of_the_other_kind(config):

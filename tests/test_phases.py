@@ -15,9 +15,9 @@ from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 
 from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.encoders import BUILDERS
 from ctnet.cli.main import main
 from ctnet.data.device_data import DeviceData
-from ctnet.models import base, palette_network
 from ctnet.models.config import ModelConfig
 from ctnet.training.config import RECIPES, TrainConfig
 from ctnet.training.loop import TrainingLoop
@@ -57,8 +57,7 @@ def config(data: Path) -> TrainConfig:
 
 @pytest.fixture(autouse=True)
 def tiny_networks_and_plain_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (base, palette_network):
-        monkeypatch.setattr(module, "create_encoder", lambda name, pretrained=False: TinyEncoder())
+    monkeypatch.setitem(BUILDERS, "tiny", lambda _: TinyEncoder())
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setattr("ctnet.training.loop.LOG_EVERY", 1)
 

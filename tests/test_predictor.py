@@ -1,6 +1,7 @@
 """Prediction on any image, at the image's own size."""
 
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ctnet import defaults
 from ctnet.labels import class_anchors, decode, task_values
 from ctnet.models.base import CompositeModel, create
 from ctnet.models.config import ModelConfig
 from ctnet.palette import Palette
-from ctnet.prediction.predict import DEFAULT_LONG_SIDE, predict
 from ctnet.rules import RULES, get_rule
 from ctnet.tasks import DEFAULT_TASKS, TASKS, VOC_CLASSES, get_task
 
@@ -37,17 +38,20 @@ class Encoder:
 class Recorder(CompositeModel):
     """Keeps the palettes and composites of the working size."""
 
-    def _build(self, pretrained_encoder):
+    def __init__(self, config):
+        super().__init__(config)
         self.scale = nn.Parameter(torch.ones(()))
         self.encoder, self.palettes, self.composites = Encoder(), [], []
 
-    def _encoders(self):
+    @property
+    def encoders(self):
         return [self.encoder]
 
-    def _usable(self):
-        """There is nothing to compile."""
+    def inference(self):
+        """There is nothing to fuse."""
+        return nullcontext()
 
-    def _decode(self, features, palette):
+    def decode_padded(self, features, palette):
         height, width = features.size
         composite = self.answer(features.image * self.scale, palette)
         self.palettes.append(palette[0, :height, :width])
@@ -147,7 +151,7 @@ def test_own_size_equals_decode(photo, system, rule):
     torch.manual_seed(0)
     model = create(system).eval()
     image = photo(40, 53)
-    prediction = predict(model, image, rule, long_side=53, seed=4)
+    prediction = model.predict(image, rule, long_side=53, seed=4)
     with torch.no_grad(), model.inference():
         tensor = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255).contiguous(
             memory_format=torch.channels_last
@@ -187,7 +191,7 @@ def palettes(size):
 def test_nothing_bleeds_between_tasks(constant, photo, kind, size):
     """Every task's answer is constant: whatever else comes out is another task's."""
     palette = palettes(size)[kind]
-    prediction = predict(constant, photo(*size), palette, long_side=40)
+    prediction = constant.predict(photo(*size), palette, long_side=40)
     check_shapes(prediction, size)
     check_constant(prediction)
     asked = {palette.tasks[i] for i in constant.palettes[-1].unique() if i != 255}
@@ -217,7 +221,7 @@ def interpolated(composite, cells, row, column, size, task):
 def test_normalised_interpolation(photo, rng, rule):
     model = Varied(ModelConfig())
     size = (70, 111)
-    prediction = predict(model, photo(*size), rule, long_side=37, seed=7)
+    prediction = model.predict(photo(*size), rule, long_side=37, seed=7)
     composite, ids = model.composites[-1].detach(), model.palettes[-1]
     assert ids.shape == (23, 37)
     compared = 0
@@ -264,28 +268,28 @@ def test_working_size(constant, photo):
         ((60, 90), 500, (60, 90)),
         ((900, 2), 40, (40, 1)),
     ):
-        predict(constant, photo(*size), "single:seg", long_side)
+        constant.predict(photo(*size), "single:seg", long_side)
         assert constant.palettes[-1].shape == working
-    constant.predict(photo(8, 2 * DEFAULT_LONG_SIDE), "single:seg")
-    assert constant.palettes[-1].shape == (4, DEFAULT_LONG_SIDE)
+    constant.predict(photo(8, 2 * defaults.LONG_SIDE), "single:seg")
+    assert constant.palettes[-1].shape == (4, defaults.LONG_SIDE)
 
 
 @pytest.mark.parametrize("long_side", [31, 1, -5])
 def test_bad_long_side(constant, photo, long_side):
     with pytest.raises(ValueError, match="at least 32"):
-        predict(constant, photo(5, 5), long_side=long_side)
+        constant.predict(photo(5, 5), long_side=long_side)
 
 
 def test_seed(constant, photo):
     image = photo(50, 60)
-    found = [predict(constant, image, "mosaic", seed=seed).palette for seed in (1, 1, 2)]
+    found = [constant.predict(image, "mosaic", seed=seed).palette for seed in (1, 1, 2)]
     assert found[0] == found[1]
     assert found[0] != found[2]
 
 
 @pytest.mark.parametrize("rule", ["R2", "R3"])
 def test_semantic_rules_read_the_models_own_segmentation(constant, photo, rule):
-    prediction = predict(constant, photo(80, 50), rule, long_side=40)
+    prediction = constant.predict(photo(80, 50), rule, long_side=40)
     assert prediction.palette == Palette.single("parts", (80, 50))  # person everywhere
     check_constant(prediction)
     assert constant.encoder.calls == 1
@@ -295,9 +299,9 @@ def test_semantic_rules_read_the_models_own_segmentation(constant, photo, rule):
 def test_semantic_rules_on_a_varied_segmentation(photo):
     model = Varied(ModelConfig())
     image = photo(60, 90)
-    classes = predict(model, image, "single:seg", long_side=45).labels["seg"]
+    classes = model.predict(image, "single:seg", long_side=45).labels["seg"]
     assert len(np.unique(classes)) > 5
-    prediction = predict(model, image, RULES["R2"], long_side=45)
+    prediction = model.predict(image, RULES["R2"], long_side=45)
     assert prediction.palette == RULES["R2"].palette((60, 90), labels=classes)
     check_shapes(prediction, (60, 90))
 
@@ -346,13 +350,13 @@ def test_palette_file_with_an_unknown_id(constant, photo, tmp_path):
 
 def test_model_with_fewer_tasks(photo):
     model = Constant(ModelConfig(tasks=("normals", "edges")))
-    prediction = predict(model, photo(80, 60), "random", long_side=40)
+    prediction = model.predict(photo(80, 60), "random", long_side=40)
     assert set(prediction.labels) == {"normals", "edges"}
     check_constant(prediction)
     with pytest.raises(ValueError, match="does not do"):
-        predict(model, photo(8, 6), "R2")
+        model.predict(photo(8, 6), "R2")
     with pytest.raises(ValueError, match="unknown task 'seg'"):
-        predict(model, photo(8, 6), get_rule("single:seg"))
+        model.predict(photo(8, 6), get_rule("single:seg"))
 
 
 def test_kinds_of_image(ctn, photo, tmp_path):
@@ -380,14 +384,14 @@ def test_bad_images(constant, tmp_path):
 
 def test_several_images(ctn, photo):
     images = [photo(40, 30), photo(12, 90)]
-    found = predict(ctn, images, "mosaic", long_side=64, seed=3)
+    found = ctn.predict(images, "mosaic", long_side=64, seed=3)
     assert [prediction.name for prediction in found] == ["image0", "image1"]
     for image, prediction in zip(images, found, strict=True):
-        alone = predict(ctn, image, "mosaic", long_side=64, seed=3)
+        alone = ctn.predict(image, "mosaic", long_side=64, seed=3)
         assert prediction.palette == alone.palette
         for name, values in alone.labels.items():
             np.testing.assert_array_equal(prediction.labels[name], values)
-    assert predict(ctn, [], "mosaic") == []
+    assert ctn.predict([], "mosaic") == []
 
 
 def test_batches(constant, photo):
@@ -428,7 +432,7 @@ def test_broken_weights(constant, photo, value):
 
 def test_save(photo, tmp_path):
     model = Varied(ModelConfig())
-    prediction = predict(model, photo(60, 90), "random", long_side=45)
+    prediction = model.predict(photo(60, 90), "random", long_side=45)
     folder = tmp_path / "new" / "out"
     paths = prediction.save(folder)
     assert set(paths) == {"composite", "overlay", "palette", *DEFAULT_TASKS}

@@ -223,7 +223,7 @@ def test_palette_networks_are_published_too(tmp_path):
     info = register(checkpoint, run, "A sentence.", tmp_path / "results", manifest)
     assert info.metrics == {"R2": {"palette.miou": 61.2}} and info.config["system"] == "palette"
     card = (checkpoint / "README.md").read_text()
-    assert "61.2" in card and f'load_palette_network("{name}")' in card
+    assert "61.2" in card and f'ctnet.load("{name}")' in card
 
 
 def test_register_without_results_is_an_error(run, tmp_path):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import ctnet
 from ctnet.labels import ClassAnchors, decode
 from ctnet.models.base import build
-from ctnet.models.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.checkpoint import load_network, save_checkpoint
 from ctnet.models.config import ModelConfig
 from ctnet.models.import_original import import_published
 from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
@@ -533,7 +533,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_an_import_survives_a_round_trip(empty, tmp_path, tiny):
     config = replace(empty.config, encoder="efficientnet_lite0", decoder=tiny)
     save_checkpoint(build(config), tmp_path)
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_network(tmp_path)
     assert loaded.config == config
     assert loaded.config.anchors[0].points[VOC_CLASSES.index("cat")] == (64 / 255, 0, 0)
 

@@ -16,8 +16,8 @@ from tiny_encoder import TinyEncoder
 from tqdm import tqdm
 
 from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.encoders import BUILDERS
 from ctnet.label_tables import TableReader
-from ctnet.models import base
 from ctnet.models.base import CompositeModel
 from ctnet.models.config import ModelConfig
 from ctnet.tasks import DEFAULT_TASKS
@@ -43,7 +43,7 @@ def config(
     write_photographs: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> TrainConfig:
-    monkeypatch.setattr(base, "create_encoder", lambda *_: TinyEncoder())
+    monkeypatch.setitem(BUILDERS, "tiny", lambda _: TinyEncoder())
     monkeypatch.setattr(loop, "tqdm", partial(tqdm, disable=True))
     return TrainConfig(
         "tiny", ModelConfig("ctn", "tiny", DECODER), data=str(write_photographs(tmp_path)),

@@ -42,7 +42,7 @@ def model(request, make_model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "WIDE", 1 if request.param == "split" else 1000)
         model = make_model("ctn", decoder=DECODERS.get(request.param, DECODERS["corners"])).double()
-        model.compiled()
+        model.fused_network()
     return model
 
 
@@ -59,7 +59,7 @@ class TestParts:
                 (top, left, int(rng.integers(top, 160)) + 1, int(rng.integers(left, 128)) + 1)
             )
         for box in boxes:
-            part = model.compiled().decode(features, palette, Box(*box))
+            part = model.fused_network().decode(features, palette, Box(*box))
             whole = expected[(..., *Box(*box).slices)]
             assert (part - whole).abs().max() <= 1e-10, box
 
@@ -215,13 +215,13 @@ class TestEverything:
 
     def test_what_no_request_changes_is_computed_once(self, model):
         image = picture(1, 3, 64, 64)
-        model.compiled()
+        model.fused_network()
         features = model.encode(image)
         everything = operations(lambda: model.decode_all(features))
         single = torch.zeros(64, 64, dtype=torch.long)
         # Tables of tasks are a few multiplications: left out by asking twice.
-        model.compiled().decode(features, single[None])
-        once = operations(lambda: model.compiled().decode(features, single[None]))
+        model.fused_network().decode(features, single[None])
+        once = operations(lambda: model.fused_network().decode(features, single[None]))
         config, channels = model.config.decoder, model.encoder.channels
         # A kernel of 3 x 3 at every pixel, or of 4 x 4 at every cell of 2 x 2.
         on_image = 16 * 32**2 if config.subpixel else 9 * 64**2

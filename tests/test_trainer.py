@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.encoders import BUILDERS
 from ctnet.data.compositemt import CompositeMTMini
 from ctnet.data.dataset import Sample
-from ctnet.models import base
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.config import ModelConfig
 from ctnet.training import loop
@@ -47,15 +47,12 @@ def encoders_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         Whether ImageNet weights were asked for, each time that a tiny encoder was made.
     """
     asked: list[bool] = []
-    create_encoder = base.create_encoder
 
-    def create(name: str, pretrained: bool = False) -> Any:
-        if name != "tiny":
-            return create_encoder(name, pretrained)
+    def create(pretrained: bool) -> Any:
         asked.append(pretrained)
         return TinyEncoder()
 
-    monkeypatch.setattr(base, "create_encoder", create)
+    monkeypatch.setitem(BUILDERS, "tiny", create)
     monkeypatch.setattr(loop, "tqdm", partial(tqdm, disable=True))
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -288,7 +285,7 @@ def test_frozen_stages_of_a_wrapped_network(
         def forward(self, x: Tensor) -> list[Tensor]:
             return list(self.net(x))
 
-    monkeypatch.setattr(base, "create_encoder", lambda *_: Wrapped())
+    monkeypatch.setitem(BUILDERS, "tiny", lambda _: Wrapped())
     encoder = Trainer(replace(config, frozen_stages=2), tmp_path).model.encoder
     frozen = {name.split(".")[1] for name, p in encoder.named_parameters() if not p.requires_grad}
     assert frozen == {"stage0", "stage1"}

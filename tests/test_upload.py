@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 import ctnet
 from ctnet.cli.main import main
-from ctnet.models.base import CTN, MHN, CompositeModel
+from ctnet.models.base import CompositeModel
 from ctnet.models.checkpoint import save_checkpoint
 from ctnet.models.config import ModelConfig
+from ctnet.models.ctn import CTN
+from ctnet.models.mhn_stn import MHN
 from ctnet.models.palette_network import PaletteNetwork
 from ctnet.models.publish import push
 from ctnet.zoo import locate as places
@@ -67,7 +69,7 @@ def test_networks_are_saved_and_loaded_by_folder(network, tmp_path):
 def test_palette_networks_are_saved_and_loaded_by_folder(tiny, tmp_path):
     network = PaletteNetwork(ModelConfig("palette", decoder=tiny)).eval()
     folder = network.save_pretrained(tmp_path / "mine", half=True)
-    assert "load_palette_network" in (folder / "README.md").read_text()
+    assert "network = ctnet.load(" in (folder / "README.md").read_text()
     assert load_file(folder / "model.safetensors")["decoder.head.weight"].dtype == torch.float16
     assert PaletteNetwork.from_pretrained(folder).config == network.config
     with pytest.raises(ValueError, match="is a PaletteNetwork"):

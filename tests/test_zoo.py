@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 import ctnet
 from ctnet.models.checkpoint import (
     file_info,
-    load_checkpoint,
     load_network,
     parameter_count,
     save_checkpoint,
 )
 from ctnet.models.config import ModelConfig
 from ctnet.models.convert import TABLES
-from ctnet.models.palette_network import PaletteNetwork, build_network
+from ctnet.models.palette_network import PaletteNetwork
+from ctnet.models.registry import build_network
 from ctnet.zoo.locate import EMBEDDED, locate
 from ctnet.zoo.manifest import MANIFEST, ModelInfo, read_manifest
 
@@ -45,12 +45,13 @@ def model(entry):
     return load_network(locate(entry.name))
 
 
-def test_the_public_loaders_take_each_its_own_kind(entry):
-    kinds = {True: ctnet.load_palette_network, False: ctnet.load}
-    proposes = entry.config["system"] == "palette"
-    assert isinstance(kinds[proposes](entry.name), PaletteNetwork) == proposes
-    with pytest.raises(ValueError, match=r"load it by ctnet\.load"):
-        kinds[not proposes](entry.name)
+def test_one_loader_takes_every_kind(entry):
+    own, other = ctnet.CompositeModel, PaletteNetwork
+    if entry.config["system"] == "palette":
+        own, other = other, own
+    assert isinstance(ctnet.load(entry.name), own)
+    with pytest.raises(ValueError, match=f"not a {other.__name__}; load it by"):
+        other.from_pretrained(entry.name)
 
 
 def test_manifest_tells_the_truth_about_the_network(entry, model):
@@ -171,7 +172,7 @@ def change_weights(folder, change):
 def test_damaged_checkpoints_are_refused(checkpoint, damage, message):
     damage(checkpoint)
     with pytest.raises(ValueError, match=message):
-        load_checkpoint(checkpoint)
+        load_network(checkpoint)
 
 
 def test_changed_bytes_of_a_zoo_model_are_refused(tmp_path, monkeypatch):

@@ -158,8 +158,7 @@ def test_the_zoo_trains_and_goes_on(small, tmp_path):
     first = dict(train_zoo(tmp_path, names, **small))
     assert list(first) == names
     for name, folder in first.items():
-        load = ctnet.load_palette_network if name == "palette-r2" else ctnet.load
-        assert load(f"local-dir:{folder}").config.system == name.split("-")[0]
+        assert ctnet.load(f"local-dir:{folder}").config.system == name.split("-")[0]
     run = TrainConfig.load("zoo/ctn-r2-r3")
     assert run.init == "runs/zoo/ctn-r2"
     before = {name: (tmp_path / name / "state.pt").stat().st_mtime_ns for name in names}

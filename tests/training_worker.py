@@ -25,8 +25,7 @@ from tqdm import tqdm
 
 from ctnet.blocks.conditioned_batch_norm import ConditionedNorm, MixtureMap
 from ctnet.blocks.decoder import DecoderConfig
-from ctnet.models import base as composite_model
-from ctnet.models import palette_network
+from ctnet.blocks.encoders import BUILDERS
 from ctnet.models.config import ModelConfig
 from ctnet.training import loop
 from ctnet.training.config import TrainConfig
@@ -53,10 +52,6 @@ from ctnet.training.trainer import Trainer
 
 STEPS = 20
 DECODER = DecoderConfig((8, 7, 6, 5, 4), (3, 3, 4, 4, 5), (3, 3), (4,) * 6, 6)
-
-
-def create_encoder(create: Callable[..., Any], name: str, pretrained: bool = False) -> Any:
-    return TinyEncoder() if name == "tiny" else create(name, pretrained)
 
 
 def base(data: Path) -> TrainConfig:
@@ -229,8 +224,7 @@ def prepare() -> None:
     loop.tqdm = partial(tqdm, disable=True)
     loop.LOG_EVERY = 1
     sys.modules["torch.utils.tensorboard"] = None  # type: ignore[assignment]
-    for module in (composite_model, palette_network):
-        module.create_encoder = partial(create_encoder, module.create_encoder)
+    BUILDERS["tiny"] = lambda _: TinyEncoder()
 
 
 def main() -> int:

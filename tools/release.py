@@ -19,7 +19,7 @@ from ctnet.evaluation.evaluate import EvalResult, headline_name
 from ctnet.evaluation.results import read_results
 from ctnet.models.checkpoint import load_network, parameter_count, save_checkpoint
 from ctnet.models.convert import adapt_weights, config_with_tables
-from ctnet.models.palette_network import build_network
+from ctnet.models.registry import build_network
 from ctnet.training.config import TrainConfig
 from ctnet.zoo.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, file_info
 from ctnet.zoo.locate import locate, places

@@ -66,7 +66,7 @@ def _sheet(info: ModelInfo, examples: Path) -> Image.Image:
 def _answer(info: ModelInfo, path: Path, number: int) -> Image.Image:
     """Draws what a model makes of a photograph under the rule that it was trained on."""
     if info.config["system"] == "palette":
-        palette = ctnet.load_palette_network(info.name).predict(path)
+        palette = ctnet.PaletteNetwork.from_pretrained(info.name).predict(path)
         colors = np.array([get_task(name).color for name in palette.tasks], np.uint8)
         return Image.blend(
             Image.open(path).convert("RGB"), Image.fromarray(colors[palette.ids]), ALPHA

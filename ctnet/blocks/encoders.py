@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.error import URLError
@@ -20,8 +22,6 @@ Pretrained = bool | str | Path
 STRIDES = (2, 4, 8, 16, 32)
 RESNETS = ("resnet18", "resnet34", "resnet50")
 TIMM_PREFIX = "timm:"
-ENCODERS = (*RESNETS, *SCALES)
-"""Encoders with a name of their own; any other comes as ``timm:NAME``."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -149,20 +149,32 @@ def create_encoder(name: str, pretrained: Pretrained = False) -> Encoder:
         FileNotFoundError: If there is no such file of weights.
         RuntimeError: If the weights are another network's.
     """
-    encoder: nn.Module
     if name.startswith(TIMM_PREFIX):
-        encoder = TimmEncoder(name.removeprefix(TIMM_PREFIX), pretrained)
-    elif name in RESNETS:
-        encoder = ResNet(name, pretrained)
-    elif name in SCALES:
-        encoder = EfficientNetLite(name)
-        if pretrained:
-            encoder.load_published(
-                published_weights(name) if pretrained is True else read_weights(pretrained)
-            )
-    else:
-        raise ValueError(f"unknown encoder {name!r}{nearest(name, (*ENCODERS, 'timm:NAME'))}")
+        return cast(Encoder, TimmEncoder(name.removeprefix(TIMM_PREFIX), pretrained))
+    if name not in BUILDERS:
+        raise ValueError(f"unknown encoder {name!r}{nearest(name, (*BUILDERS, 'timm:NAME'))}")
+    return BUILDERS[name](pretrained)
+
+
+def _resnet(name: str, pretrained: Pretrained) -> Encoder:
+    return cast(Encoder, ResNet(name, pretrained))
+
+
+def _efficientnet_lite(name: str, pretrained: Pretrained) -> Encoder:
+    encoder = EfficientNetLite(name)
+    if pretrained:
+        encoder.load_published(
+            published_weights(name) if pretrained is True else read_weights(pretrained)
+        )
     return cast(Encoder, encoder)
+
+
+BUILDERS: dict[str, Callable[[Pretrained], Encoder]] = {
+    name: partial(build, name)
+    for names, build in ((RESNETS, _resnet), (SCALES, _efficientnet_lite))
+    for name in names
+}
+"""What builds an encoder, by name; any other comes as ``timm:NAME``."""
 
 
 def normalize(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
+from ctnet import defaults
 from ctnet.cli.export import AddCommand
 
 DEFAULT_MODEL = "ctn-r1"
@@ -42,7 +43,12 @@ def add_demo_command(
         "machine alone)",
     )
     demo.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    demo.add_argument("--long-side", type=int, help="working size in pixels (default: 320)")
+    demo.add_argument(
+        "--long-side",
+        type=int,
+        default=defaults.LONG_SIDE,
+        help="working size in pixels (default: %(default)s)",
+    )
     demo.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     demo.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
 
@@ -51,11 +57,9 @@ def _demo(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ModuleNotFoundError(EXTRA)
     from ctnet.demo.server import serve
-    from ctnet.prediction.predict import DEFAULT_LONG_SIDE
 
-    long_side = DEFAULT_LONG_SIDE if args.long_side is None else args.long_side
     server = serve(
-        args.model, args.host, args.port, args.device, long_side, browser=not args.no_browser
+        args.model, args.host, args.port, args.device, args.long_side, browser=not args.no_browser
     )
     print(f"the demo is at {server.url} (stop it with Ctrl+C)", flush=True)
     try:

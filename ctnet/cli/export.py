@@ -37,10 +37,9 @@ def add_export_command(
 
 def _export(args: argparse.Namespace) -> int:
     from ctnet.export.write import export
-    from ctnet.models.checkpoint import load_network
-    from ctnet.zoo.locate import locate
+    from ctnet.models.pretrained import load
 
     name = args.model.rstrip("/").rsplit("/", 1)[-1]
-    path = export(load_network(locate(args.model)), args.out, args.format, name, args.int8)
+    path = export(load(args.model), args.out, args.format, name, args.int8)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {args.format}")
     return 0

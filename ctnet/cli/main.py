@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctnet import __version__
+from ctnet import __version__, defaults
 from ctnet.cli.demo import add_demo_command
 from ctnet.cli.export import add_export_command
 from ctnet.cli.hub import add_hub_commands
 from ctnet.cli.palette import add_palette_commands
-from ctnet.cli.predict import DEFAULT_MODEL, add_predict_command
+from ctnet.cli.predict import add_predict_command
 from ctnet.rules import get_rule
 from ctnet.tasks import nearest
 
@@ -190,7 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
         "ctnet bench ctn-r1 --sides 256 512 --batches 1 4 --out bench.png",
         _bench,
     )
-    bench.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="default: %(default)s")
+    bench.add_argument("model", nargs="?", default=defaults.MODEL, help="default: %(default)s")
     bench.add_argument("--palette", default="R1", help="R1, Rrnd or single:TASK (default: R1)")
     bench.add_argument("--sides", type=int, nargs="+", default=[128, 256, 512], metavar="PIXELS")
     bench.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4], metavar="N")
@@ -285,7 +285,7 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 def _finetune(args: argparse.Namespace) -> int:
     from ctnet.data.derived import DERIVATIONS
     from ctnet.models.add_task import add_task
-    from ctnet.models.pretrained import load
+    from ctnet.models.base import CompositeModel
     from ctnet.training.config import TrainConfig
     from ctnet.training.distributed import is_main, joined
     from ctnet.training.finetune import CHECKPOINT, compare, finetune
@@ -296,7 +296,7 @@ def _finetune(args: argparse.Namespace) -> int:
     if must_launch(args.processes):
         return launch(args.processes, ["-m", "ctnet", *args.words])
     changes = _given(args, "steps", "device", "seed")
-    before = load(args.model)
+    before = CompositeModel.from_pretrained(args.model)
     start = args.model
     if args.add_task is not None:
         known = DERIVATIONS.get(args.add_task)
@@ -323,12 +323,11 @@ def _eval(args: argparse.Namespace) -> int:
     from ctnet.evaluation.evaluate import evaluate
     from ctnet.evaluation.palettes import evaluate_palettes
     from ctnet.evaluation.results import read_result
-    from ctnet.models.checkpoint import load_network
     from ctnet.models.device import pick_device
     from ctnet.models.palette_network import PaletteNetwork
-    from ctnet.zoo.locate import locate
+    from ctnet.models.pretrained import load
 
-    model = load_network(locate(args.model)).to(pick_device(args.device))
+    model = load(args.model, pick_device(args.device))
     name = args.name or args.model.rsplit("/", 1)[-1]
     source = open_source(args.layout, args.data, args.split, model.tasks)
     if isinstance(model, PaletteNetwork):
@@ -351,12 +350,12 @@ def _eval(args: argparse.Namespace) -> int:
 
 def _label_tables(args: argparse.Namespace) -> int:
     from ctnet.data.dataset import open_source
+    from ctnet.models.base import CompositeModel
     from ctnet.models.checkpoint import save_checkpoint
     from ctnet.models.device import pick_device
-    from ctnet.models.pretrained import load
     from ctnet.training.count_tables import add_label_tables
 
-    model = load(args.model, device=pick_device(args.device))
+    model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
     source = open_source(args.layout, args.data, "train", model.tasks)
     model, reports = add_label_tables(model, source, args.tasks, args.limit, rule=args.rule)
     print("mIoU on photographs left out of the counting, by table and by eq. 5:")
@@ -373,11 +372,12 @@ def _label_tables(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    from ctnet.models.base import CompositeModel
     from ctnet.models.device import pick_device
-    from ctnet.models.pretrained import load
     from ctnet.profiling.bench import bench, draw, table
 
-    model = load(args.model, device=pick_device(args.device)).fuse(compile=args.compile)
+    model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
+    model.fuse(compile=args.compile)
     rule = get_rule(args.palette, model.tasks)
     points = bench(model, rule, args.sides, args.batches, args.rounds, args.threads)
     print(table(points))

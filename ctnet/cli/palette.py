@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctnet import defaults
 from ctnet.cli.hub import AddCommand
 from ctnet.palette import Palette, Size, read_ids, read_mask
 from ctnet.rules import get_rule
@@ -64,7 +65,12 @@ def add_palette_commands(
         help="photograph whose segmentation by --model the rule reads",
     )
     _add_model(make, f"network that segments (default: {SEGMENTER}), and whose tasks the ids are")
-    make.add_argument("--long-side", type=int, help="working size in pixels (default: 320)")
+    make.add_argument(
+        "--long-side",
+        type=int,
+        default=defaults.LONG_SIDE,
+        help="working size in pixels (default: %(default)s)",
+    )
     make.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     make.add_argument("--seed", type=int, default=0, help="of mosaics and random palettes")
     _add_out(make)
@@ -143,22 +149,23 @@ def _make(args: argparse.Namespace) -> int:
 def _of_photograph(args: argparse.Namespace, generator: np.random.Generator) -> Palette:
     """Makes the palette that ``ctnet predict`` would use for a photograph."""
     from ctnet.images import load_image
+    from ctnet.models.base import AUTO, CompositeModel, proposer
     from ctnet.models.device import pick_device
-    from ctnet.models.pretrained import load, load_palette_network
-    from ctnet.prediction.predict import AUTO
 
     image = load_image(args.image)
     device = pick_device(args.device)
     if args.rule == AUTO:
         if args.model is not None:
             raise ValueError("auto is the palette network's proposal; leave --model out.")
-        return load_palette_network(device=device).predict(image, args.long_side)
-    model = None if args.model is None else load(args.model, device=device)
+        return proposer(device).predict(image, args.long_side)
+    model = None
+    if args.model is not None:
+        model = CompositeModel.from_pretrained(args.model, device=device)
     tasks = DEFAULT_TASKS if model is None else model.tasks
     rule = get_rule(args.rule, tasks)
     labels = None
     if rule.needs_labels:
-        model = model or load(SEGMENTER, device=device)
+        model = model or CompositeModel.from_pretrained(SEGMENTER, device=device)
         if "seg" not in model.tasks:
             raise ValueError(
                 f"rule {rule.name} reads a segmentation, which {args.model} does not do (its "
@@ -170,9 +177,9 @@ def _of_photograph(args: argparse.Namespace, generator: np.random.Generator) -> 
 
 def _tasks(args: argparse.Namespace) -> tuple[str, ...]:
     """Returns the tasks that ids stand for: those of the model that is named, if one is."""
-    from ctnet.models.pretrained import load
+    from ctnet.models.base import CompositeModel
 
-    return DEFAULT_TASKS if args.model is None else load(args.model).tasks
+    return DEFAULT_TASKS if args.model is None else CompositeModel.from_pretrained(args.model).tasks
 
 
 def _parse_size(text: str) -> Size:

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctnet import defaults
 from ctnet.cli.hub import AddCommand
 
 if TYPE_CHECKING:
     from ctnet.images import RGB
     from ctnet.models.base import CompositeModel
-    from ctnet.models.palette_network import PaletteNetwork
-    from ctnet.palette import Palette
-    from ctnet.prediction.predict import Prediction
-    from ctnet.rules import Rule
+    from ctnet.prediction.predict import Request
+    from ctnet.prediction.prediction import Prediction
     from ctnet.video import Frames, VideoWriter
 
-DEFAULT_MODEL = "ctn-r2"
 
 SLIDES = 2.0
 """Photographs a second in a video of photographs, where no other rate is given."""
@@ -55,10 +53,10 @@ def add_predict_command(
         "'photos/*.jpg'; folders and patterns in natural order",
     )
     predict.add_argument("--recursive", action="store_true", help="search subfolders too")
-    predict.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
+    predict.add_argument("--model", default=defaults.MODEL, help="default: %(default)s")
     predict.add_argument(
         "--palette",
-        default="R2",
+        default=defaults.PALETTE,
         help="a rule (R1, R2, R3, Rrnd, or a .toml/.yaml file), single:TASK, a palette PNG, or "
         "auto: what the palette network proposes; R2 and R3 read the model's own segmentation "
         "(default: %(default)s)",
@@ -70,7 +68,12 @@ def add_predict_command(
         default="replace",
         help="where results of the same name are there already (default: %(default)s)",
     )
-    predict.add_argument("--long-side", type=int, help="working size in pixels (default: 320)")
+    predict.add_argument(
+        "--long-side",
+        type=int,
+        default=defaults.LONG_SIDE,
+        help="working size in pixels (default: %(default)s)",
+    )
     predict.add_argument(
         "--seed", type=int, default=0, help="of mosaics and random palettes, the same in each frame"
     )
@@ -108,7 +111,7 @@ class _Job:
 
     args: argparse.Namespace
     model: CompositeModel
-    palette: Palette | Rule | PaletteNetwork
+    palette: Request
     frames: Frames
 
     def predict(self, image: Path | RGB) -> Prediction:
@@ -129,9 +132,8 @@ class _Job:
 
 
 def _predict(args: argparse.Namespace) -> int:
+    from ctnet.models.base import CompositeModel
     from ctnet.models.device import pick_device
-    from ctnet.models.pretrained import load
-    from ctnet.prediction.predict import resolve_palette
     from ctnet.video import Frames
 
     frames = Frames(every=args.every)
@@ -141,8 +143,8 @@ def _predict(args: argparse.Namespace) -> int:
     _check_options(args, frames, sources)
     total = len(sources) + failed
     if sources:
-        model = load(args.model, device=pick_device(args.device))
-        job = _Job(args, model, resolve_palette(args.palette, model), frames)
+        model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
+        job = _Job(args, model, model.resolve_palette(args.palette), frames)
         failed += _predict_sources(job, sources)
     if failed:
         print(f"ctnet: {failed} of {total} inputs failed", file=sys.stderr)

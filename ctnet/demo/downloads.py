@@ -10,7 +10,7 @@ from PIL import Image
 
 from ctnet.demo.studio import Studio
 from ctnet.demo.views import OVERLAY, draw
-from ctnet.prediction.predict import Prediction
+from ctnet.prediction.prediction import Prediction
 
 GAP = 16
 """White pixels between the pictures of two models."""

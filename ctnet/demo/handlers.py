@@ -12,12 +12,13 @@ from typing import Any
 
 from PIL import Image
 
+from ctnet import defaults
 from ctnet.demo.downloads import labels_file, palette_file, picture_file
 from ctnet.demo.files import Limits, in_words, read_palette, read_photo
 from ctnet.demo.models import Models
 from ctnet.demo.studio import AUTO, Studio, Studios
 from ctnet.demo.views import data_uri, hexadecimal, legend, picture
-from ctnet.prediction.predict import DEFAULT_LONG_SIDE, MIN_LONG_SIDE
+from ctnet.prediction.working_size import MIN_LONG_SIDE
 from ctnet.tasks import get_task, nearest
 
 SHOWN_SIDE = 1024
@@ -73,7 +74,7 @@ class Handlers:
         models: Models,
         examples: Mapping[str, Path],
         limits: Limits,
-        long_side: int = DEFAULT_LONG_SIDE,
+        long_side: int = defaults.LONG_SIDE,
     ) -> None:
         if long_side < MIN_LONG_SIDE:
             raise ValueError(f"long_side is at least {MIN_LONG_SIDE} pixels; got {long_side}.")

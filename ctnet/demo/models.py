@@ -42,20 +42,23 @@ class Models:
         Raises:
             ValueError: If it is not offered.
         """
-        from ctnet.models.pretrained import load
+        from ctnet.models.base import CompositeModel
 
         if name not in self.names:
             raise ValueError(f"unknown model {name!r}{nearest(name, self.names)}")
         if name not in self._loaded:
-            self._loaded[name] = load(name, device=self._device).fuse()
+            self._loaded[name] = CompositeModel.from_pretrained(name, device=self._device).fuse()
         return self._loaded[name]
 
     def proposer(self) -> PaletteNetwork:
         """Returns the zoo's palette network."""
-        from ctnet.models.pretrained import load_palette_network
+        from ctnet import defaults
+        from ctnet.models.palette_network import PaletteNetwork
 
         if self._proposer is None:
-            self._proposer = load_palette_network(device=self._device)
+            self._proposer = PaletteNetwork.from_pretrained(
+                defaults.PALETTE_NETWORK, device=self._device
+            )
         return self._proposer
 
 

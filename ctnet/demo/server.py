@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from ctnet import defaults
 from ctnet.demo.app import build, find_examples, page_file
 from ctnet.demo.files import Limits
 from ctnet.demo.guard import BodyLimit
 from ctnet.demo.handlers import Handlers
 from ctnet.demo.models import Models
 from ctnet.models.device import pick_device
-from ctnet.prediction.predict import DEFAULT_LONG_SIDE
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif")
 SYSTEM_MONOSPACE = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
@@ -54,7 +54,7 @@ def serve(
     host: str = LOOPBACK,
     port: int | None = None,
     device: str = "auto",
-    long_side: int = DEFAULT_LONG_SIDE,
+    long_side: int = defaults.LONG_SIDE,
     browser: bool = False,
     limits: Limits | None = None,
     examples: dict[str, Path] | None = None,

@@ -16,7 +16,8 @@ from ctnet.demo.models import Models
 from ctnet.fused.session import Session
 from ctnet.labels import decode
 from ctnet.palette import Palette, Size
-from ctnet.prediction.predict import Prediction, label_array, network_input
+from ctnet.prediction.prediction import Prediction, label_array
+from ctnet.prediction.working_size import network_input
 from ctnet.rules import RULES, get_rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
 

@@ -13,8 +13,8 @@ from PIL import Image
 from ctnet.demo.studio import Answer
 from ctnet.images import RGB
 from ctnet.palette import Palette
-from ctnet.prediction.drawing import NORMAL_EXAMPLES, colorize
-from ctnet.prediction.predict import Prediction
+from ctnet.prediction.colors import NORMAL_EXAMPLES, colorize
+from ctnet.prediction.prediction import Prediction
 from ctnet.tasks import IGNORE, TaskSpec, get_task, nearest
 
 COMPOSITE = "composite"

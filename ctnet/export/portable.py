@@ -8,7 +8,6 @@ holds one task, and the two layers of the gamma/beta network at the coarser stri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
 from ctnet.blocks.decoder import LEVELS, Block, Decoder, SeparableConv
-from ctnet.blocks.encoders import Encoder
 from ctnet.blocks.features import GRID
 from ctnet.fused.decoder import Affine
 from ctnet.fused.folding import fold_block, fold_encoder
+from ctnet.fused.network import Parts
 from ctnet.models.base import CompositeModel
 from ctnet.models.palette_network import PaletteNetwork
 
@@ -169,17 +168,17 @@ def _shares(palette: Tensor, tasks: int) -> dict[int, Tensor]:
 class _Portable(nn.Module):
     """Encoders and decoders of a network in eval mode, folded."""
 
-    def __init__(
-        self, encoders: Sequence[Encoder], decoders: Sequence[tuple[Decoder, Tensor | None]]
-    ) -> None:
+    def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self.decoders = nn.ModuleList(PortableDecoder(*decoder) for decoder in decoders)
-        folded = [cast(nn.Module, fold_encoder(encoder)) for encoder in encoders]
+        self.decoders = nn.ModuleList(
+            PortableDecoder(decoder, parts.embeddings) for decoder in parts.decoders
+        )
+        folded = [cast(nn.Module, fold_encoder(encoder)) for encoder in parts.encoders]
         self.encoders = nn.ModuleList(x.to(memory_format=torch.contiguous_format) for x in folded)
-        weight = decoders[0][0].head.weight
+        weight = parts.decoders[0].head.weight
         self.mean, self.std = (
             nn.Parameter(weight.new_tensor(values).view(1, 3, 1, 1), requires_grad=False)
-            for values in (encoders[0].mean, encoders[0].std)
+            for values in (parts.encoders[0].mean, parts.encoders[0].std)
         )
 
     def _prepared(self, image: Tensor) -> Tensor:
@@ -196,9 +195,10 @@ class PortableComposite(_Portable):
     """
 
     def __init__(self, model: CompositeModel) -> None:
-        encoders, decoders, self.tasks = model._parts()
-        super().__init__(encoders, decoders)
-        self.conditioned = decoders[0][1] is not None
+        parts = model.parts()
+        super().__init__(parts)
+        self.tasks = parts.tasks
+        self.conditioned = parts.embeddings is not None
 
     def forward(self, image: Tensor, palette: Tensor) -> Tensor:
         """Does the requested tasks.
@@ -233,7 +233,7 @@ class PortablePaletteNetwork(_Portable):
     """
 
     def __init__(self, network: PaletteNetwork) -> None:
-        super().__init__([network.encoder], [(network.decoder, None)])
+        super().__init__(Parts([network.encoder], [network.decoder], None, len(network.tasks)))
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps RGB in [0, 1] (N,3,H,W), any H and W, to scores (N,K,H,W)."""

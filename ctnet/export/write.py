@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as tracing
 
-import ctnet
 from ctnet.export.portable import portable
 from ctnet.label_tables import LabelTables
 from ctnet.labels import task_anchors
 from ctnet.models.base import CompositeModel
 from ctnet.models.palette_network import PaletteNetwork
 from ctnet.tasks import get_task, nearest
+from ctnet.version import __version__
 
 FORMATS = ("onnx", "torchscript", "torch-export")
 """What can be written; the latter two are for torch alone, but need no ctnet."""
@@ -116,7 +116,7 @@ def properties(network: CompositeModel | PaletteNetwork, name: str = "model") ->
         tasks.append(found)
     return {
         "ctnet.format": str(PROPERTIES),
-        "ctnet.version": ctnet.__version__,
+        "ctnet.version": __version__,
         "ctnet.model": name,
         "ctnet.system": network.config.system,
         "ctnet.tasks": json.dumps(tasks),

@@ -1,11 +1,10 @@
-"""A whole network compiled for inference, and the modules that can be compiled so."""
+"""A whole network fused for inference."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from ctnet.blocks.features import Features
 from ctnet.fused.decoder import FusedDecoder, Levels, Memory
 from ctnet.fused.folding import fold_encoder, pad_inside
 from ctnet.fused.regions import Box, Plan, edit_plan, whole
-from ctnet.fused.scale_shift import Step, compiled_step, step_by_blocks
+from ctnet.fused.scale_shift import Step, step_by_blocks
 
 TILE = 512
 """Side in pixels of the parts in which a large image is decoded."""
@@ -28,16 +27,30 @@ TILED_FROM = 1536 * 1536
 REMEMBERED_TO = 1024 * 1024
 """Of images of more pixels than this an edit starts anew: the stages' answers take much memory."""
 
-Conditioned = tuple[Decoder, Tensor | None]
-"""A decoder, and the task embeddings (K,E) that condition it, None for a plain one."""
+
+@dataclass(frozen=True)
+class Parts:
+    """What a network is made of.
+
+    Attributes:
+        encoders: One, or one for each task.
+        decoders: One that the palette conditions, or a plain one for each task.
+        embeddings: Task embeddings (K,E) that condition the decoder, None where they are plain.
+        tasks: Number of tasks K.
+    """
+
+    encoders: Sequence[Encoder]
+    decoders: Sequence[Decoder]
+    embeddings: Tensor | None
+    tasks: int
 
 
 @dataclass(frozen=True)
 class FusedNetwork:
-    """Encoders and decoders in eval mode, compiled.
+    """Encoders and decoders in eval mode, fused.
 
     Attributes:
-        encoders: One, or one a task.
+        encoders: One, or one for each task.
         decoders: One that the palette conditions, or a plain one for each task.
         tasks: Number of tasks K.
         conditioned: Whether the palette conditions the decoder.
@@ -51,25 +64,18 @@ class FusedNetwork:
     dtype: torch.dtype
 
     @classmethod
-    def compile(
-        cls,
-        encoders: Sequence[Encoder],
-        decoders: Sequence[Conditioned],
-        tasks: int,
-        dtype: torch.dtype,
-        step: Step = step_by_blocks,
-    ) -> FusedNetwork:
-        """Compiles a network's parts; see :meth:`Fusable.fuse`."""
+    def of(cls, parts: Parts, dtype: torch.dtype, step: Step = step_by_blocks) -> FusedNetwork:
+        """Fuses a network's parts; see :meth:`ctnet.fused.mixin.FuseMixin.fuse`."""
         # Tensors made in inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
             return cls(
                 tuple(
                     cast(Encoder, cast(nn.Module, pad_inside(fold_encoder(encoder))).to(dtype))
-                    for encoder in encoders
+                    for encoder in parts.encoders
                 ),
-                tuple(FusedDecoder(*decoder, dtype, step) for decoder in decoders),
-                tasks,
-                decoders[0][1] is not None,
+                tuple(FusedDecoder(x, parts.embeddings, dtype, step) for x in parts.decoders),
+                parts.tasks,
+                parts.embeddings is not None,
                 dtype,
             )
 
@@ -197,123 +203,3 @@ class FusedNetwork:
                 composite + share * answer if soft else torch.where(share, answer, composite)
             )
         return composite
-
-
-@dataclass(frozen=True)
-class _Compiled:
-    """A compiled network with what it was compiled of."""
-
-    network: FusedNetwork
-    key: list[tuple[int, int]]
-
-
-class Fusable(nn.Module):
-    """A network that can be compiled for inference.
-
-    The compiled network is no part of the module: parameters, keys and the state dict stay as
-    they are. It is used in eval mode where no gradients are recorded, and made anew when
-    parameters or statistics have changed (which writes to their ``.data`` hide).
-    """
-
-    _fused = False
-    _dtype: torch.dtype | None = None
-    _step: Step = staticmethod(step_by_blocks)
-    _compiled: _Compiled | None = None
-
-    def _parts(self) -> tuple[Sequence[Encoder], Sequence[Conditioned], int]:
-        """Returns encoders, decoders and the number of tasks."""
-        raise NotImplementedError
-
-    def fuse(self, dtype: torch.dtype | None = None, compile: bool = False) -> Self:
-        """Makes inference as fast as that of a network without any conditioning.
-
-        From now on, in eval mode and without gradients, norms are folded into convolutions and
-        tables, one look-up per pixel is left of a palette that mixes tasks and nothing of one
-        that asks for a single task. Answers are the same to 1e-4 in float32, 1e-10 in float64.
-        With gradients the network works as if it had never been fused; :meth:`train` undoes it.
-        Forward hooks of parts do not run.
-
-        Args:
-            dtype: Type to compute in, such as ``torch.bfloat16``; None for the parameters'.
-            compile: Make the look-up one kernel by ``torch.compile``, which needs a compiler and
-                some seconds at the first call.
-
-        Returns:
-            The network itself, in eval mode.
-        """
-        self.eval()
-        self._fused, self._dtype, self._compiled = True, dtype, None
-        self._step = compiled_step() if compile else step_by_blocks
-        return self
-
-    @property
-    def fused(self) -> bool:
-        """Whether :meth:`fuse` was called and not undone."""
-        return self._fused
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets training mode, which undoes :meth:`fuse`, or eval mode."""
-        if mode:
-            self._fused, self._compiled = False, None
-        return super().train(mode)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._compiled = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Uses the compiled network within, in eval mode and without gradients."""
-        before, self._fused = self._fused, True
-        try:
-            yield
-        finally:
-            self._fused = before
-
-    def compiled(self) -> FusedNetwork:
-        """Returns the network compiled for inference, made when first needed.
-
-        Raises:
-            ValueError: If the network is in training mode.
-        """
-        key: list[tuple[int, int]] = []
-        if _read_state(self, key):
-            raise ValueError("the network is in training mode; call its eval() first.")
-        if self._compiled is None or self._compiled.key != key:
-            with torch.inference_mode(False), torch.no_grad():
-                encoders, decoders, tasks = self._parts()
-            dtype = self._dtype or next(self.parameters()).dtype
-            network = FusedNetwork.compile(encoders, decoders, tasks, dtype, self._step)
-            self._compiled = _Compiled(network, key)
-        return self._compiled.network
-
-    def _usable(self) -> FusedNetwork | None:
-        """Returns the compiled network if the next call shall use it."""
-        if not self._fused or self.training or torch.is_grad_enabled():
-            return None
-        return self.compiled()
-
-
-def _read_state(module: nn.Module, key: list[tuple[int, int]]) -> bool:
-    """Reads what changes whenever a parameter, a statistic or a part does.
-
-    Every pass asks, so this walks the tree itself: ``parameters()`` and ``modules()`` take several
-    times as long, a tenth of a small network's time.
-
-    Args:
-        module: The network.
-        key: Where that is added.
-
-    Returns:
-        Whether a batch norm is in training mode.
-    """
-    for group in (module._parameters, module._buffers):
-        for tensor in group.values():
-            if tensor is not None:
-                key.append((id(tensor), 0 if tensor.is_inference() else tensor._version))
-    training = module.training and isinstance(module, nn.BatchNorm2d)
-    for part in module._modules.values():
-        if part is not None:
-            training |= _read_state(part, key)
-    return training

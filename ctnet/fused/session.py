@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ctnet.blocks.features import Features
+from ctnet.fused.decoder import Memory
+from ctnet.fused.network import FusedNetwork
 from ctnet.fused.regions import Box
 from ctnet.palette import Palette
 
-if TYPE_CHECKING:
-    from ctnet.fused.decoder import Memory
-    from ctnet.models.base import CompositeModel
+
+class Editable(Protocol):
+    """A network, as far as a session needs it."""
+
+    def encode(self, image: Tensor) -> Features:
+        """Computes what does not depend on the palette."""
+        ...
+
+    def padded_palette(self, features: Features, palette: Tensor | Palette) -> Tensor:
+        """Checks a palette and pads it as its image is."""
+        ...
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Uses the fused network within."""
+        ...
+
+    def fused_network(self) -> FusedNetwork:
+        """Returns the network fused for inference."""
+        ...
 
 
 class Session:
@@ -41,10 +61,10 @@ class Session:
         second = session.decode(palette.paint_box((10, 10, 90, 90), "normals"))
     """
 
-    def __init__(self, model: CompositeModel, image: Tensor) -> None:
+    def __init__(self, model: Editable, image: Tensor) -> None:
         self.model = model
         self.computed: Box | None = None
-        self._network = model.compiled()
+        self._network = model.fused_network()
         with torch.no_grad(), model.inference():
             self.features = model.encode(image)
         self._single = image.ndim == 3
@@ -55,10 +75,10 @@ class Session:
     @torch.inference_mode(False)
     @torch.no_grad()
     def decode(self, palette: Tensor | Palette) -> Tensor:
-        """Does the requested tasks, anew only where they can differ from the last answer.
+        """Does the requested tasks, again only where they can differ from the last answer.
 
         Args:
-            palette: As for :meth:`CompositeModel.decode`.
+            palette: As for :meth:`ctnet.CompositeModel.decode`.
 
         Returns:
             The composite's raw outputs (N,3,H,W), or (3,H,W) for a single image.

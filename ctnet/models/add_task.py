@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from ctnet.models.base import CTN, CompositeModel, build
+from ctnet.models.base import CompositeModel, build
+from ctnet.models.ctn import CTN
 from ctnet.tasks import TaskSpec, get_task, nearest, register_task
 
 

@@ -13,22 +13,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ctnet.blocks.encoders import TIMM_PREFIX
-from ctnet.models.base import CompositeModel
+from ctnet.label_tables import LabelTables
 from ctnet.models.config import ModelConfig
-from ctnet.models.palette_network import PaletteNetwork, build_network
+from ctnet.models.registry import Network, build_network
 from ctnet.zoo.files import CONFIG_FILE, WEIGHTS_FILE, check_size, file_info, verify
 from ctnet.zoo.migrations import FORMAT, NEEDS, migrate
 from ctnet.zoo.tensors import read_tensors
 
 __all__ = [
-    "CONFIG_FILE", "WEIGHTS_FILE", "file_info", "load_checkpoint", "load_network",
-    "load_palette_checkpoint", "parameter_count", "save_checkpoint", "verify",
+    "CONFIG_FILE", "WEIGHTS_FILE", "file_info", "load_network", "parameter_count",
+    "save_checkpoint", "verify",
 ]  # fmt: skip
 
 
-def save_checkpoint(
-    model: CompositeModel | PaletteNetwork, folder: str | Path, half: bool = False
-) -> Path:
+def save_checkpoint(model: Network, folder: str | Path, half: bool = False) -> Path:
     """Writes a network's configuration and weights.
 
     Args:
@@ -55,39 +53,13 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: str | Path) -> CompositeModel:
+def load_network(folder: str | Path) -> Network:
     """Builds the network of a folder and loads its weights strictly, as fp32, in eval mode.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If they cannot be read, are of a newer format, do not fit each other, or are a
-            palette network's.
+        ValueError: If they cannot be read, are of a newer format, or do not fit each other.
     """
-    network = load_network(folder)
-    if isinstance(network, PaletteNetwork):
-        raise ValueError(f"{folder} has a palette network; load it by ctnet.load_palette_network.")
-    return network
-
-
-def load_palette_checkpoint(folder: str | Path) -> PaletteNetwork:
-    """Does the same for a palette network.
-
-    Raises:
-        FileNotFoundError: If one of the two files is missing.
-        ValueError: If they cannot be read, are of a newer format, do not fit each other, or are
-            no palette network's.
-    """
-    network = load_network(folder)
-    if not isinstance(network, PaletteNetwork):
-        raise ValueError(
-            f"{folder} has a {network.config.system}, which proposes no palette; load it by "
-            "ctnet.load."
-        )
-    return network
-
-
-def load_network(folder: str | Path) -> CompositeModel | PaletteNetwork:
-    """Loads a checkpoint of either kind; see :func:`load_checkpoint`."""
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -103,11 +75,12 @@ def load_network(folder: str | Path) -> CompositeModel | PaletteNetwork:
     except ValueError as error:
         raise ValueError(f"the weights in {folder} do not fit its config: {error}") from error
     model.load_state_dict(state, strict=True, assign=True)
-    if isinstance(model, CompositeModel):
-        try:
-            model.label_tables.check()
-        except ValueError as error:
-            raise ValueError(f"the weights in {folder} are broken: {error}") from error
+    for module in model.modules():
+        if isinstance(module, LabelTables):
+            try:
+                module.check()
+            except ValueError as error:
+                raise ValueError(f"the weights in {folder} are broken: {error}") from error
     return model.eval()
 
 
@@ -123,7 +96,7 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _build_empty(config: ModelConfig) -> CompositeModel | PaletteNetwork:
+def _build_empty(config: ModelConfig) -> Network:
     """Builds a network whose parameters have shapes, but take no memory."""
     with ExitStack() as stack:
         # timm computes with tensors while it builds; the names that it knows bound their size.

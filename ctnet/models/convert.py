@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ctnet.label_tables import TableReader
 from ctnet.labels import ClassAnchors
-from ctnet.models.base import CTN, build
+from ctnet.models.base import build
 from ctnet.models.config import ModelConfig
+from ctnet.models.ctn import CTN
 
 State = dict[str, Tensor]
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self
 
-from torch import nn
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from ctnet.models.checkpoint import load_network, save_checkpoint
+from ctnet.models.publish import push
+from ctnet.models.registry import Network
+from ctnet.zoo.default_card import plain_card
+from ctnet.zoo.files import CARD_FILE
+from ctnet.zoo.hub_names import HUB_PREFIX
+from ctnet.zoo.locate import locate, resolve
 
-    from ctnet.models.base import CompositeModel
-    from ctnet.models.palette_network import PaletteNetwork
 
-
-class Shared(nn.Module):
+class HubMixin(Network):
     """Adds ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
 
     The Hub's own mixin would make every import of ctnet import the Hub's client.
@@ -29,16 +31,11 @@ class Shared(nn.Module):
             half: Store weights as fp16; statistics of norms stay fp32.
 
         Returns:
-            The folder, which :meth:`from_pretrained` and ``ctnet.load("local-dir:FOLDER")`` read.
+            The folder, which :func:`ctnet.load` reads.
         """
-        from ctnet.models.checkpoint import save_checkpoint
-        from ctnet.zoo.default_card import plain_card
-        from ctnet.zoo.files import CARD_FILE
-
-        network = cast("CompositeModel | PaletteNetwork", self)
-        folder = save_checkpoint(network, folder, half)
+        folder = save_checkpoint(self, folder, half)
         if not (folder / CARD_FILE).exists():
-            (folder / CARD_FILE).write_text(plain_card(network.config, folder.name), "utf-8")
+            (folder / CARD_FILE).write_text(plain_card(self.config, folder.name), "utf-8")
         return folder
 
     @classmethod
@@ -62,9 +59,6 @@ class Shared(nn.Module):
             ConnectionError: If the Hub is needed and cannot be reached.
             PermissionError: If the Hub refuses, or its cache cannot be written.
         """
-        from ctnet.models.checkpoint import load_network
-        from ctnet.zoo.locate import locate, resolve
-
         network = load_network(locate(resolve(name, revision)))
         if not isinstance(network, cls):
             raise ValueError(
@@ -92,11 +86,6 @@ class Shared(nn.Module):
             PermissionError: If the token is missing or may not write there.
             ConnectionError: If the Hub cannot be reached or fails.
         """
-        from ctnet.models.checkpoint import save_checkpoint
-        from ctnet.models.publish import push
-        from ctnet.zoo.hub_names import HUB_PREFIX
-
-        network = cast("CompositeModel | PaletteNetwork", self)
         with TemporaryDirectory() as folder:
-            pushed = push(save_checkpoint(network, folder, half), repo_id, private, token)
+            pushed = push(save_checkpoint(self, folder, half), repo_id, private, token)
         return f"{HUB_PREFIX}{pushed}"

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ctnet import defaults
 from ctnet.blocks.decoder import Decoder
 from ctnet.blocks.encoders import Pretrained, create_encoder, normalize
 from ctnet.blocks.features import prepare_image
-from ctnet.models.base import CompositeModel, build
+from ctnet.images import ImageLike, load_image
 from ctnet.models.config import ModelConfig
-from ctnet.models.hub_mixin import Shared
+from ctnet.models.hub_mixin import HubMixin
+from ctnet.models.registry import register
 from ctnet.palette import Palette
-
-if TYPE_CHECKING:
-    from ctnet.prediction.predict import ImageLike
+from ctnet.prediction.working_size import evaluating, network_input
 
 
-class PaletteNetwork(Shared):
-    """Proposes a palette: a plain encoder and decoder with one score a task at every pixel.
+@register("palette")
+class PaletteNetwork(HubMixin):
+    """Proposes a palette: a plain encoder and decoder with one score for each task at every pixel.
 
     Args:
         config: Its configuration, whose system is ``palette``; ``tasks`` are those that its
@@ -31,18 +32,15 @@ class PaletteNetwork(Shared):
 
     Attributes:
         config: As given.
-        tasks: Names of the tasks by id.
 
     Raises:
         ValueError: If the configuration is another network's.
     """
 
     def __init__(self, config: ModelConfig, pretrained_encoder: Pretrained = False) -> None:
-        super().__init__()
+        super().__init__(config)
         if config.system != "palette":
             raise ValueError(f"a palette network's system is 'palette'; got {config.system!r}.")
-        self.config = config
-        self.tasks = config.tasks
         encoder = create_encoder(config.encoder, pretrained_encoder)
         self.encoder = encoder
         widths = replace(config.decoder_config, outputs=len(config.tasks))
@@ -67,7 +65,7 @@ class PaletteNetwork(Shared):
         return cast(Tensor, scores if image.ndim == 4 else scores[0])
 
     def fractions(self, image: Tensor) -> Tensor:
-        """Returns a soft palette (N,K,H,W) for :meth:`CompositeModel.forward`, differentiable.
+        """Returns a differentiable soft palette (N,K,H,W) for :class:`ctnet.CompositeModel`.
 
         Gradients of the composite's loss reach this network through it: what to do where can be
         learned from how well it is done.
@@ -78,32 +76,19 @@ class PaletteNetwork(Shared):
         """
         return cast(Tensor, self(image)).softmax(-3)
 
-    def predict(self, image: ImageLike, long_side: int | None = None) -> Palette:
+    def predict(self, image: ImageLike, long_side: int = defaults.LONG_SIDE) -> Palette:
         """Proposes a palette for any image, at the image's own size.
 
         Args:
             image: What :func:`ctnet.images.load_image` takes.
-            long_side: Longest side in pixels at which the network sees the image; None for the
-                default of :func:`ctnet.prediction.predict.predict`.
+            long_side: Longest side in pixels at which the network sees the image.
 
         Raises:
             FileNotFoundError: If the image is missing.
             ValueError: If it cannot be read.
         """
-        from ctnet.images import load_image
-        from ctnet.prediction.predict import DEFAULT_LONG_SIDE, evaluating, network_input
-
         pixels = load_image(image)
-        seen = network_input(self, pixels, DEFAULT_LONG_SIDE if long_side is None else long_side)
+        seen = network_input(self, pixels, long_side)
         with evaluating(self), torch.inference_mode():
             scores = F.interpolate(self(seen).float(), pixels.shape[:2], mode="bilinear")
         return Palette(scores[0].argmax(0).to(torch.uint8).cpu().numpy(), self.tasks)
-
-
-def build_network(
-    config: ModelConfig, pretrained_encoder: Pretrained = False
-) -> CompositeModel | PaletteNetwork:
-    """Builds the network that a configuration describes, of either kind."""
-    if config.system == "palette":
-        return PaletteNetwork(config, pretrained_encoder)
-    return build(config, pretrained_encoder)

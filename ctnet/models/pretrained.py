@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Literal, cast, overload
 
+import torch
+
+from ctnet import defaults
+from ctnet.models.base import CompositeModel
+from ctnet.models.checkpoint import load_network
+from ctnet.models.palette_network import PaletteNetwork
 from ctnet.zoo.locate import locate
 
-if TYPE_CHECKING:
-    import torch
 
-    from ctnet.models.base import CompositeModel
-    from ctnet.models.palette_network import PaletteNetwork
+@overload
+def load(  # type: ignore[overload-overlap]  # other names than this one have no type of their own
+    name: Literal["palette-r2"], device: str | torch.device = ...
+) -> PaletteNetwork: ...
+@overload
+def load(name: str | Path = ..., device: str | torch.device = ...) -> CompositeModel: ...
+def load(
+    name: str | Path = defaults.MODEL, device: str | torch.device = "cpu"
+) -> CompositeModel | PaletteNetwork:
+    """Loads a trained network of any kind.
 
-
-def load(name: str = "ctn-r2", device: str | torch.device = "cpu") -> CompositeModel:
-    """Loads a trained network.
+    Where only one kind will do, ``CompositeModel.from_pretrained`` and
+    ``PaletteNetwork.from_pretrained`` check it.
 
     Args:
-        name: A model of the zoo (see :func:`ctnet.list_models`), ``local-dir:PATH`` of a folder
-            with ``config.json`` and ``model.safetensors``, or ``hf-hub:ORG/REPO[@REVISION]``.
+        name: A model of the zoo (see :func:`ctnet.list_models`), the path of a folder with
+            ``config.json`` and ``model.safetensors``, or ``ORG/REPO[@REVISION]`` of the Hub;
+            ``local-dir:`` and ``hf-hub:`` may stand before the latter two.
         device: Where the network goes.
 
     Returns:
-        The network in eval mode.
+        The network in eval mode: a composite model, or a palette network such as ``palette-r2``.
 
     Raises:
         ValueError: If the name is unknown or files are damaged.
@@ -30,29 +43,5 @@ def load(name: str = "ctn-r2", device: str | torch.device = "cpu") -> CompositeM
         ConnectionError: If the Hub is needed and cannot be reached.
         PermissionError: If the Hub refuses, or its cache cannot be written.
     """
-    from ctnet.models.checkpoint import load_checkpoint
-
-    return load_checkpoint(locate(name)).to(device)
-
-
-def load_palette_network(
-    name: str = "palette-r2", device: str | torch.device = "cpu"
-) -> PaletteNetwork:
-    """Loads a trained palette network: from an image to what to do where.
-
-    Args:
-        name: As for :func:`load`.
-        device: Where the network goes.
-
-    Returns:
-        The network in eval mode.
-
-    Raises:
-        ValueError: If the name is unknown, files are damaged, or it is no palette network.
-        FileNotFoundError: If files are missing.
-        ConnectionError: If the Hub is needed and cannot be reached.
-        PermissionError: If the Hub refuses, or its cache cannot be written.
-    """
-    from ctnet.models.checkpoint import load_palette_checkpoint
-
-    return load_palette_checkpoint(locate(name)).to(device)
+    network = load_network(locate(name)).to(device)
+    return cast("CompositeModel | PaletteNetwork", network)

@@ -38,7 +38,7 @@ from ctnet.label_tables import TableReader, cell_centers, cell_index, table_cell
 from ctnet.labels import AnchorReader, task_anchors
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.convert import TABLES, adapt_weights
-from ctnet.prediction.predict import evaluating
+from ctnet.prediction.working_size import evaluating
 from ctnet.rules import get_rule
 from ctnet.tasks import TaskSpec, get_task
 

@@ -10,7 +10,6 @@ from ctnet.data.dataset import LabelSource, open_source
 from ctnet.evaluation.evaluate import EvalResult, evaluate
 from ctnet.models.base import CompositeModel
 from ctnet.models.checkpoint import save_checkpoint
-from ctnet.models.pretrained import load
 from ctnet.tasks import get_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.count_tables import add_label_tables
@@ -65,7 +64,7 @@ def finetune(
     changes = {"name": out.name, "rule": rule, "data": str(data)} | changes
     if isinstance(model, str):
         changes["init"], weights = model, None
-        model = load(model)
+        model = CompositeModel.from_pretrained(model)
     else:
         weights = model.state_dict()
     config = TrainConfig.load(recipe, model=model.config, **changes)

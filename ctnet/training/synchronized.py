@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ctnet.blocks.conditioned_batch_norm import ConditionedNorm, batch_norm, batch_statistics
-from ctnet.models.base import MHN, STN
+from ctnet.models.mhn_stn import PerTaskModel
 from ctnet.training.distributed import anywhere, is_shared, sum_of_all
 
 
@@ -38,7 +38,7 @@ def synchronize(model: nn.Module, frozen: Collection[nn.Module] = ()) -> None:
     """
     if not is_shared():
         return
-    if isinstance(model, MHN | STN):
+    if isinstance(model, PerTaskModel):
         model.anywhere = anywhere
     still = {id(module) for part in frozen for module in part.modules()}
     inner = set()

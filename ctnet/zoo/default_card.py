@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ctnet.models.config import ModelConfig
+from typing import Protocol
 
 LIBRARY = "ctnet"
 PIPELINE = "image-segmentation"
@@ -15,7 +12,7 @@ COMPOSITE_USAGE = """model = ctnet.load("{name}")
 prediction = model.predict("photo.jpg", "mosaic")
 prediction.save("out")"""
 
-PALETTE_USAGE = """network = ctnet.load_palette_network("{name}")
+PALETTE_USAGE = """network = ctnet.load("{name}")
 palette = network.predict("photo.jpg")
 palette.save("palette.png")"""
 
@@ -40,12 +37,31 @@ does: all of that belongs here.
 """
 
 
+class Described(Protocol):
+    """The configuration of a network, as far as a card names it."""
+
+    @property
+    def system(self) -> str:
+        """Its system."""
+        ...
+
+    @property
+    def encoder(self) -> str:
+        """Name of its encoder."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of its tasks."""
+        ...
+
+
 def usage(system: str, name: str) -> str:
     """Returns the lines of Python that use a model of this system and name."""
     return (PALETTE_USAGE if system == "palette" else COMPOSITE_USAGE).format(name=name)
 
 
-def plain_card(config: ModelConfig, name: str) -> str:
+def plain_card(config: Described, name: str) -> str:
     """Writes a card with the Hub's metadata for a checkpoint that the zoo does not know.
 
     Args:

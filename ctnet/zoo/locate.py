@@ -18,24 +18,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ctnet.zoo.files import verify
 from ctnet.zoo.hub_names import FOLDER_PREFIX, HUB_PREFIX, HubName
 from ctnet.zoo.manifest import ModelInfo, list_models, model_info
 
-if TYPE_CHECKING:
-    pass
-
-
 EMBEDDED = Path(__file__).with_name("embedded")
-
 
 CHECKOUT = Path(__file__).parents[2] / "weights"
 
-
 WEIGHTS_VARIABLE = "CTNET_WEIGHTS"
-
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +47,14 @@ class Place:
     found: bool = False
 
 
-def locate(name: str, refresh: bool = False) -> Path:
+def locate(name: str | Path, refresh: bool = False) -> Path:
     """Returns the folder of a model's files, verified against the manifest if it is the zoo's.
 
     The order of places is that of this module's description. A repository of the Hub without a
     commit in its name is taken from the cache as it was fetched last.
 
     Args:
-        name: As for :func:`load`.
+        name: What :func:`resolve` takes.
         refresh: Ask the Hub for the newest commit of a repository's branch.
 
     Raises:
@@ -71,6 +63,7 @@ def locate(name: str, refresh: bool = False) -> Path:
         ConnectionError: If the Hub is needed and cannot be reached.
         PermissionError: If the Hub refuses, or its cache cannot be written.
     """
+    name = resolve(name)
     if name.startswith(FOLDER_PREFIX):
         return Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
     if name.startswith(HUB_PREFIX):
@@ -122,8 +115,9 @@ def resolve(name: str | Path, revision: str | None = None) -> str:
     """Returns the full name of what a person calls a model.
 
     Args:
-        name: What :func:`load` takes, the path of a folder, or ``ORG/REPO[@REVISION]``. A folder
-            that exists comes before a repository of that name.
+        name: A model of the zoo, the path of a folder, or ``ORG/REPO[@REVISION]`` of the Hub;
+            ``local-dir:`` and ``hf-hub:`` may stand before the latter two. A folder that exists
+            comes before a repository of that name.
         revision: Branch, tag or commit, for a repository of the Hub.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ctnet
+from ctnet.version import __version__
 
 FORMAT = 2
 """Version of the manifest's and the checkpoints' layout that this code reads and writes."""
@@ -41,7 +41,7 @@ def read_format(content: Mapping[str, Any], path: Path) -> int:
         needs = content.get("needs")
         known = isinstance(needs, str) and re.fullmatch(r"\d{1,4}(\.\d{1,4}){0,3}", needs)
         raise ValueError(
-            f"{path} has format {found}, ctnet {ctnet.__version__} reads up to {FORMAT}: it needs "
+            f"{path} has format {found}, ctnet {__version__} reads up to {FORMAT}: it needs "
             f"{f'ctnet >= {needs}' if known else 'a newer ctnet'}; install that."
         )
     return found

@@ -1,0 +1,56 @@
+"""The CompositeTasking network: one encoder, one decoder that the palette conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ctnet.blocks.conditioned_batch_norm import TaskRepresentation, palette_pyramid, soft_pyramid
+from ctnet.blocks.decoder import LEVELS, Condition, Decoder
+from ctnet.blocks.encoders import Encoder, Pretrained, create_encoder
+from ctnet.blocks.features import Features
+from ctnet.fused.network import Parts
+from ctnet.models.base import CompositeModel
+from ctnet.models.config import ModelConfig
+from ctnet.models.registry import register
+
+
+@register("ctn")
+class CTN(CompositeModel):
+    """CompositeTasking network: any task at any pixel, by one decoder.
+
+    Args:
+        config: Its configuration.
+        pretrained_encoder: Start from ImageNet weights, or the file that holds them.
+    """
+
+    def __init__(self, config: ModelConfig, pretrained_encoder: Pretrained = False) -> None:
+        super().__init__(config)
+        widths = config.decoder_config
+        encoder = create_encoder(config.encoder, pretrained_encoder)
+        self.encoder = encoder
+        self.representation = TaskRepresentation(
+            len(config.tasks), config.code_length, widths.embedding, added=config.added
+        )
+        self.decoder = Decoder(widths, encoder.channels, conditioned=True)
+
+    @property
+    def encoders(self) -> Sequence[Encoder]:
+        """The encoder."""
+        return [self.encoder]
+
+    def parts(self) -> Parts:
+        """Returns what the network is made of."""
+        return Parts(self.encoders, [self.decoder], self.representation(), len(self.tasks))
+
+    def decode_padded(self, features: Features, palette: Tensor) -> Tensor:
+        """Does the requested tasks of a palette that is as large as the padded image."""
+        embeddings = self.representation()
+        if palette.is_floating_point():
+            levels = soft_pyramid(palette, LEVELS)
+        else:
+            levels = palette_pyramid(palette, len(self.tasks), LEVELS, embeddings.dtype)
+        condition = Condition(embeddings, levels)
+        composite: Tensor = self.decoder(features.image, features.pyramids[0], condition)
+        return composite

@@ -1,0 +1,68 @@
+"""The size at which a network sees an image, and the mode in which it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ctnet.images import RGB
+
+MIN_LONG_SIDE = 32
+"""Below this a network sees less than one cell of its coarsest level."""
+
+
+class Module(Protocol):
+    """A module, as far as its mode and the place of its parameters matter."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yields all its parts."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yields its parameters."""
+        ...
+
+    def eval(self) -> Any:
+        """Sets eval mode."""
+        ...
+
+
+def check_long_side(long_side: int) -> None:
+    """Checks a working size.
+
+    Raises:
+        ValueError: If it is smaller than :data:`MIN_LONG_SIDE`.
+    """
+    if long_side < MIN_LONG_SIDE:
+        raise ValueError(f"long_side is at least {MIN_LONG_SIDE} pixels; got {long_side}.")
+
+
+def network_input(model: Module, image: RGB, long_side: int) -> Tensor:
+    """Scales an image down to the working size: (1,3,h,w) in [0, 1] on the model's device."""
+    height, width = image.shape[:2]
+    scale = long_side / max(height, width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    first = next(model.parameters())
+    pixels = pixels.to(first.device, first.dtype) / 255
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Sets eval mode and restores the flag of each module: parts may have been frozen alone."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
