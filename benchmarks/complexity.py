@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
+from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm
 from ctnet.models.base import CompositeModel, create
 from ctnet.palette import Palette
 from ctnet.profiling.measure import LiveBytes, cpu_name
@@ -95,7 +95,7 @@ def count(request: Request) -> Cost:
     hooks = [
         module.register_forward_hook(add)
         for module in request.model.modules()
-        if isinstance(module, nn.BatchNorm2d | ConditionedNorm)
+        if isinstance(module, nn.BatchNorm2d | ConditionedBatchNorm)
     ]
     known = [*request.model.parameters(), *request.model.buffers()]
     memory = LiveBytes([*known, request.image, *request.palettes])

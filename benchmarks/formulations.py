@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
-from ctnet.blocks.decoder import LEVELS, Block, Decoder
+from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm
+from ctnet.blocks.decoder import Decoder
+from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.encoders import normalize
+from ctnet.blocks.task_composition import TaskCompositionBlock
 from ctnet.fused.folding import fold_block, fold_encoder
 from ctnet.models.ctn import CTN
 
@@ -32,7 +34,7 @@ def literal(model: CTN, image: Tensor, palette: Tensor) -> Tensor:
         maps[stride] = F.avg_pool2d(maps[stride // 2], 2)
 
     def block(module: nn.Module, x: Tensor, stride: int) -> Tensor:
-        norm = cast(ConditionedNorm, module.norm)
+        norm = cast(ConditionedBatchNorm, module.norm)
         hidden = F.leaky_relu(_by_pixel(maps[stride], norm.shared))
         gamma, beta = _by_pixel(hidden, norm.gamma), _by_pixel(hidden, norm.beta)
         return F.leaky_relu(gamma * norm.norm(_convolve(module, x)) + beta)
@@ -46,7 +48,7 @@ def _by_pixel(x: Tensor, linear: nn.Linear) -> Tensor:
 
 def _convolve(module: nn.Module, x: Tensor) -> Tensor:
     """Convolves; of a subpixel block each pixel is put to its place."""
-    block = cast(Block, module)
+    block = cast(TaskCompositionBlock, module)
     x = block.conv(x)
     return F.pixel_shuffle(x, block.factor) if block.factor > 1 else x
 
@@ -57,10 +59,10 @@ def _decode(decoder: Decoder, image: Tensor, features: list[Tensor], block: Answ
     x = sides.pop()
     side = image
     for module in decoder.image:
-        side = block(module, side, cast(Block, module).stride)
+        side = block(module, side, cast(TaskCompositionBlock, module).stride)
     sides.insert(0, side)
     for stage, stride in zip(decoder.stages, (16, 8, 4, 2, 1), strict=True):
-        if cast(Block, stage).factor == 1:
+        if cast(TaskCompositionBlock, stage).factor == 1:
             corners = decoder.config.align_corners
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=corners)
         x = block(stage, torch.cat([x, sides.pop()], 1), stride)
@@ -80,7 +82,7 @@ class Twin:
         self.decoder = model.decoder.specialize(model.representation()[0])
         self.decoder.to(memory_format=torch.channels_last)
         for module in self.decoder.modules():
-            if isinstance(module, Block):
+            if isinstance(module, TaskCompositionBlock):
                 weight, bias = fold_block(module)
                 conv: Any = module.conv
                 conv = getattr(conv, "depthwise", conv)

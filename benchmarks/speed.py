@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.formulations import Twin, literal
-from ctnet.blocks.conditioned_batch_norm import palette_pyramid
-from ctnet.blocks.decoder import LEVELS
+from ctnet.blocks.decoder_config import LEVELS
+from ctnet.blocks.palette_pyramid import palette_pyramid
 from ctnet.data.palette_batches import make_palettes
-from ctnet.fused import decoder as fused
+from ctnet.fused import block as fused
 from ctnet.fused.convolutions import Coarse
 from ctnet.fused.regions import whole
 from ctnet.models.base import create

@@ -12,7 +12,7 @@ import torch
 from hub_server import TOKEN, Hub
 from PIL import Image
 
-from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.models.base import create
 from ctnet.models.checkpoint import save_checkpoint
 from ctnet.tasks import DEFAULT_TASKS, TASKS

@@ -6,7 +6,7 @@ import torch
 from benchmarks.__main__ import build_parser, main
 from benchmarks.complexity import LiveBytes, count, five_tasks, measure, requests
 from benchmarks.plot import draw
-from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
+from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm
 from ctnet.models.base import create
 from ctnet.tasks import DEFAULT_TASKS
 from tools.complexity import Complexity, Cost, complexity_table, read_complexity
@@ -68,7 +68,7 @@ def test_multiply_adds_of_the_ctn_beyond_its_tables():
         per_pixel.append(cells * one)
 
     for module in model.modules():
-        if isinstance(module, ConditionedNorm):
+        if isinstance(module, ConditionedBatchNorm):
             module.register_forward_hook(add)
     found = count(requests(model, SIDE)[0])
     mapping = sum(p.numel() for p in model.representation.parameters() if p.ndim == 2)

@@ -9,15 +9,12 @@ import torch.nn.functional as F
 from conftest import SUBPIXEL, TINY
 
 from ctnet.blocks import conditioned_batch_norm as conditioning
-from ctnet.blocks.conditioned_batch_norm import (
-    ConditionedNorm,
-    MixtureMap,
-    TaskRepresentation,
-    palette_pyramid,
-    soft_pyramid,
-    task_codes,
-)
-from ctnet.blocks.decoder import DECODERS, LEVELS, Block, Condition, Decoder, DecoderConfig
+from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm
+from ctnet.blocks.decoder import Decoder
+from ctnet.blocks.decoder_config import DECODERS, LEVELS, DecoderConfig
+from ctnet.blocks.palette_pyramid import MixtureMap, palette_pyramid, soft_pyramid
+from ctnet.blocks.task_composition import Condition, TaskCompositionBlock
+from ctnet.blocks.task_representation import TaskRepresentationBlock, task_codes
 
 LAYOUTS = ["single", "mosaic", "curved", "random", "partly", "unrequested"]
 
@@ -286,7 +283,7 @@ class TestNorm:
     @pytest.fixture
     def norm(self):
         torch.manual_seed(0)
-        norm = ConditionedNorm(3, 4, 6).double()
+        norm = ConditionedBatchNorm(3, 4, 6).double()
         norm.norm.running_mean.normal_()
         norm.norm.running_var.uniform_(0.5, 2)
         return norm
@@ -318,7 +315,7 @@ class TestNorm:
         assert changed.nonzero().tolist() == [[3, 5]]
 
     def test_starts_as_a_plain_norm_where_nothing_is_asked(self):
-        norm = ConditionedNorm(3, 4, 6).double()
+        norm = ConditionedBatchNorm(3, 4, 6).double()
         x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
         empty = palette_pyramid(torch.full((2, 4, 6), 255), 5, (1,), torch.float64)[1]
         found = norm(x, empty, torch.randn(5, 4, dtype=torch.float64))
@@ -343,14 +340,14 @@ class TestStart:
 
     def test_tasks_have_embeddings_of_their_own(self):
         torch.manual_seed(0)
-        embeddings = TaskRepresentation(5)()
+        embeddings = TaskRepresentationBlock(5)()
         assert 0.3 < embeddings.square().mean().sqrt() < 3
         centred = embeddings - embeddings.mean(0)
         assert centred.square().mean() > 0.2 * embeddings.square().mean()
 
     def test_gammas_lie_around_one_and_betas_around_zero(self):
         torch.manual_seed(0)
-        norm, embeddings = ConditionedNorm(200, 128, 256), TaskRepresentation(5)()
+        norm, embeddings = ConditionedBatchNorm(200, 128, 256), TaskRepresentationBlock(5)()
         gamma, beta = (table.detach() for table in norm.table(embeddings))
         assert gamma.mean() == pytest.approx(1, abs=0.1)
         assert beta.mean() == pytest.approx(0, abs=0.1)
@@ -365,7 +362,9 @@ class TestGradcheck:
         torch.manual_seed(0)
         config = DecoderConfig(stages=(1,) * 5, hidden=(3,) * 6, embedding=2, bias=True)
         block = (
-            Block(torch.nn.Conv2d(1, 2, 1), 2, 2, config, conditioned=True).double().train(train)
+            TaskCompositionBlock(torch.nn.Conv2d(1, 2, 1), 2, 2, config, conditioned=True)
+            .double()
+            .train(train)
         )
         names, parameters = zip(*block.named_parameters(), strict=True)
         x = torch.randn(1, 1, side, side, dtype=torch.float64, requires_grad=True)
@@ -401,7 +400,7 @@ class TestGradcheck:
     @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
     def test_both_ways_to_sum_gradients_agree(self, monkeypatch, make_ids, train):
         torch.manual_seed(0)
-        norm = ConditionedNorm(3, 4, 6).double().train(train)
+        norm = ConditionedBatchNorm(3, 4, 6).double().train(train)
         level = palette_pyramid(make_ids("random", (2, 16, 16)), 5, (2,), torch.float64)[2]
         x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
         embeddings = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
@@ -477,13 +476,13 @@ class TestPyramid:
 
 class TestRepresentation:
     def test_embeddings(self):
-        representation = TaskRepresentation(5).double()
+        representation = TaskRepresentationBlock(5).double()
         embeddings = representation()
         assert embeddings.shape == (5, 128)
         torch.testing.assert_close(embeddings, literal_embeddings(representation))
 
     def test_codes_are_unit_orthogonal_and_travel_with_the_weights(self):
-        representation = TaskRepresentation(5)
+        representation = TaskRepresentationBlock(5)
         codes = representation.state_dict()["codes"]
         assert codes.shape == (5, 100)
         torch.testing.assert_close(codes @ codes.T, torch.eye(5))
@@ -499,4 +498,4 @@ class TestRepresentation:
     @pytest.mark.parametrize(("tasks", "length"), [(1, 19), (6, 100)])
     def test_codes_too_short(self, tasks, length):
         with pytest.raises(ValueError, match=f"at least {tasks * 20} entries, got {length}"):
-            TaskRepresentation(tasks, length)
+            TaskRepresentationBlock(tasks, length)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ctnet
 from ctnet.blocks.encoders import create_encoder
-from ctnet.fused import decoder as fused
+from ctnet.fused import block as fused
 from ctnet.fused.folding import fold_encoder
 from ctnet.fused.regions import Box, upsampling_reads
 from ctnet.fused.scale_shift import compiled_step, step_by_blocks

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import ctnet
-from ctnet.blocks.decoder import DECODERS, MAX_WIDTH, DecoderConfig
+from ctnet.blocks.decoder_config import DECODERS, MAX_WIDTH, DecoderConfig
 from ctnet.models.checkpoint import load_network, save_checkpoint
 from ctnet.models.config import MAX_TASKS, ModelConfig
 from ctnet.tasks import TASKS

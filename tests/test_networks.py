@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ctnet.blocks.decoder import DECODERS, DecoderConfig, get_decoder_config
+from ctnet.blocks.decoder_config import DECODERS, DecoderConfig, get_decoder_config
 from ctnet.blocks.features import Features, pad_to_grid
 from ctnet.models.base import build, create
 from ctnet.models.config import ModelConfig

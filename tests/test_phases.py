@@ -14,7 +14,7 @@ import torch
 from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 
-from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.blocks.encoders import BUILDERS
 from ctnet.cli.main import main
 from ctnet.data.device_data import DeviceData

@@ -15,7 +15,7 @@ from test_auxiliary import make_sample
 from tiny_encoder import TinyEncoder
 from tqdm import tqdm
 
-from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.blocks.encoders import BUILDERS
 from ctnet.label_tables import TableReader
 from ctnet.models.base import CompositeModel

@@ -8,7 +8,7 @@ import torch
 from conftest import SUBPIXEL, TINY
 from torch.utils.flop_counter import FlopCounterMode
 
-from ctnet.fused import decoder as fused
+from ctnet.fused import block as fused
 from ctnet.fused import network as fused_network
 from ctnet.fused.regions import Box
 from ctnet.palette import Palette

@@ -21,7 +21,7 @@ from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.blocks.encoders import BUILDERS
 from ctnet.data.compositemt import CompositeMTMini
 from ctnet.data.dataset import Sample

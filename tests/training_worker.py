@@ -23,9 +23,10 @@ from tiny_encoder import TinyEncoder
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctnet.blocks.conditioned_batch_norm import ConditionedNorm, MixtureMap
-from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm
+from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.blocks.encoders import BUILDERS
+from ctnet.blocks.palette_pyramid import MixtureMap
 from ctnet.models.config import ModelConfig
 from ctnet.training import loop
 from ctnet.training.config import TrainConfig
@@ -140,7 +141,7 @@ def normalize(norm: str, rows: slice) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x, weight = 3 + torch.randn(2, 5, 4, 6, 7, generator=generator)
     index = torch.randint(2, (5, 6, 7), generator=generator)
-    module = nn.Sequential(nn.BatchNorm2d(4) if norm == "plain" else ConditionedNorm(4, 3, 2))
+    module = nn.Sequential(nn.BatchNorm2d(4) if norm == "plain" else ConditionedBatchNorm(4, 3, 2))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))

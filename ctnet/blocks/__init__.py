@@ -1,1 +1,1 @@
-"""Section 3 in plain PyTorch: encoder, task representation and task composition blocks, decoder."""
+"""Section 3 of the paper in plain PyTorch: encoders, task blocks, decoder."""

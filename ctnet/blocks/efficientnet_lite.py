@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -90,17 +89,8 @@ class ConvNormAct(nn.Module):
         """Maps (N,inputs,H,W), H and W even, to (N,outputs,H/stride,W/stride)."""
         if self.asymmetric:
             x = F.pad(x, self.padding)
-        separate = self.norm.training or isinstance(self.norm, nn.Identity)
-        x = self.norm(self.conv(x)) if separate else self._folded(x)
+        x = self.norm(self.conv(x))
         return F.relu6(x, inplace=True) if self.activation else x
-
-    def _folded(self, x: Tensor) -> Tensor:
-        """Convolution with the fixed statistics of the norm folded in: no pass of its own."""
-        conv, norm = self.conv, cast(Any, self.norm)
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight = conv.weight * scale[:, None, None, None]
-        bias = norm.bias - norm.running_mean * scale
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, 1, conv.groups)
 
 
 class InvertedResidual(nn.Module):

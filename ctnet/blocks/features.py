@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.blocks.decoder import LEVELS
+from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.encoders import Encoder
 
 GRID = LEVELS[-1]

@@ -1,7 +1,7 @@
 """Networks as one graph of plain operators, for other runtimes: image and palette in, answer out.
 
 A graph cannot look at its data: the distinct mixtures of a palette, which are looked up by
-:mod:`ctnet.fused.decoder`, are not known in it. Here every cell computes its own scale and shift
+:mod:`ctnet.fused.block`, are not known in it. Here every cell computes its own scale and shift
 from its own shares of tasks, by 1 x 1 convolutions over few channels: one at stride 1, where a cell
 holds one task, and the two layers of the gamma/beta network at the coarser strides.
 """
@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
-from ctnet.blocks.decoder import LEVELS, Block, Decoder, SeparableConv
+from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm
+from ctnet.blocks.decoder import STAGE_STRIDES, Decoder, last, u_net
+from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.features import GRID
-from ctnet.fused.decoder import Affine
+from ctnet.blocks.task_composition import SeparableConv, TaskCompositionBlock
+from ctnet.fused.block import Affine
 from ctnet.fused.folding import fold_block, fold_encoder
 from ctnet.fused.network import Parts
 from ctnet.models.base import CompositeModel
@@ -76,12 +78,12 @@ class PortableBlock(nn.Module):
         embeddings: Task embeddings (K,E) of a conditioned block, None of a plain one.
     """
 
-    def __init__(self, block: Block, embeddings: Tensor | None) -> None:
+    def __init__(self, block: TaskCompositionBlock, embeddings: Tensor | None) -> None:
         super().__init__()
         weight, bias = fold_block(block)
         self.stride, self.factor = block.stride, block.factor
         self.affine: CellAffine | None = None
-        if isinstance(block.norm, ConditionedNorm):
+        if isinstance(block.norm, ConditionedBatchNorm):
             affine = Affine.of(block.norm, cast(Tensor, embeddings), bias)
             self.affine = CellAffine(affine, block.stride)
         plain = None
@@ -118,26 +120,36 @@ class PortableDecoder(nn.Module):
         super().__init__()
         self.align_corners = decoder.config.align_corners
         self.image, self.skips, self.stages = (
-            nn.ModuleList(PortableBlock(cast(Block, block), embeddings) for block in part)
+            nn.ModuleList(
+                PortableBlock(cast(TaskCompositionBlock, block), embeddings) for block in part
+            )
             for part in (decoder.image, decoder.skips, decoder.stages)
         )
         self.head = _convolution(decoder.head.weight, decoder.head.bias)
 
     def forward(self, image: Tensor, features: list[Tensor], shares: dict[int, Tensor]) -> Tensor:
         """Decodes: raw outputs (N,outputs,H,W)."""
-        sides = [skip(x, shares) for skip, x in zip(self.skips, features, strict=True)]
-        x = sides.pop()
-        side = image
-        for block in self.image:
-            side = block(side, shares)
-        sides.insert(0, side)
-        for stage in self.stages:
-            if cast(PortableBlock, stage).factor == 1:
+
+        def side(stride: int) -> Tensor:
+            if stride > 1:
+                level = LEVELS.index(stride) - 1
+                skip: Tensor = self.skips[level](features[level], shares)
+                return skip
+            x = image
+            for block in self.image:
+                x = block(x, shares)
+            return x
+
+        def stage(stride: int, x: Tensor, side: Tensor) -> Tensor:
+            block = cast(PortableBlock, self.stages[STAGE_STRIDES.index(stride)])
+            if block.factor == 1:
                 x = F.interpolate(
                     x, scale_factor=2, mode="bilinear", align_corners=self.align_corners
                 )
-            x = stage(torch.cat([x, sides.pop()], 1), shares)
-        return cast(Tensor, self.head(x))
+            y: Tensor = block(torch.cat([x, side], 1), shares)
+            return y
+
+        return cast(Tensor, self.head(last(u_net(side, stage))))
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ctnet.blocks.conditioned_batch_norm import ConditionedNorm
-from ctnet.blocks.decoder import Block, SeparableConv
+from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm
 from ctnet.blocks.efficientnet_lite import ConvNormAct
 from ctnet.blocks.encoders import Encoder
+from ctnet.blocks.task_composition import SeparableConv, TaskCompositionBlock
 
 PROBE = 64
 """Side of the image on which an encoder shows which norm follows which convolution."""
@@ -21,24 +22,31 @@ FOLDABLE = ("Conv2d", "Conv2dSame")
 """Convolutions that use their weight as it is; others, such as weight-standardised ones, do not."""
 
 
-def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Returns scale and shift (C,) each that a batch norm applies in eval mode."""
-    values = cast(Any, norm)
-    scale = (values.running_var + values.eps).rsqrt()
-    shift = -values.running_mean * scale
-    if values.weight is not None:
-        scale, shift = scale * values.weight, shift * values.weight + values.bias
-    return scale, shift
+def fold(conv: nn.Conv2d, norm: nn.Module, factor: int = 1) -> tuple[Tensor, Tensor]:
+    """Returns kernel and bias of a convolution, the norm after it folded in.
+
+    Args:
+        conv: The convolution.
+        norm: A batch norm, with or without an affine map of its own.
+        factor: Outputs of the convolution in each direction of a cell: with 2 each channel of the
+            norm is four of its, as :func:`torch.nn.functional.pixel_shuffle` takes them.
+    """
+    found: Any = norm
+    mean, var, weight, bias = (
+        cast(Tensor, None if x is None else x.repeat_interleave(factor**2))
+        for x in (found.running_mean, found.running_var, found.weight, found.bias)
+    )
+    kernel, shift = fuse_conv_bn_weights(conv.weight, conv.bias, mean, var, found.eps, weight, bias)
+    return kernel.detach(), shift.detach()
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    scale, shift = affine_of(norm)
-    bias = shift if conv.bias is None else shift + conv.bias * scale
-    conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+    kernel, bias = fold(conv, norm)
+    conv.weight = nn.Parameter(kernel, requires_grad=False)
     conv.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def fold_block(block: Block) -> tuple[Tensor, Tensor]:
+def fold_block(block: TaskCompositionBlock) -> tuple[Tensor, Tensor]:
     """Returns a block's kernel (O,I,k,k) and bias (C,), its norm's statistics folded in.
 
     The kernel is the depthwise one (O,1,k,k) of a separable convolution. O is C, or four times C in
@@ -46,11 +54,9 @@ def fold_block(block: Block) -> tuple[Tensor, Tensor]:
     """
     norm = block.norm
     conv = block.conv.depthwise if isinstance(block.conv, SeparableConv) else block.conv
-    weight, own = cast(nn.Conv2d, conv).weight, cast(nn.Conv2d, conv).bias
-    scale, shift = affine_of(norm.norm if isinstance(norm, ConditionedNorm) else norm)
-    bias = shift if own is None else shift + own * scale
-    scale = scale.repeat_interleave(block.factor**2)
-    return weight * scale[:, None, None, None], bias
+    inner = norm.norm if isinstance(norm, ConditionedBatchNorm) else norm
+    kernel, bias = fold(cast(nn.Conv2d, conv), inner, block.factor)
+    return kernel, bias[:: block.factor**2]
 
 
 def _rest_of(norm: nn.Module) -> nn.Module:

@@ -9,10 +9,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ctnet.blocks.conditioned_batch_norm import MixtureMap, palette_pyramid, soft_pyramid
-from ctnet.blocks.decoder import LEVELS, Decoder
+from ctnet.blocks.decoder import Decoder
+from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.encoders import Encoder
 from ctnet.blocks.features import Features
+from ctnet.blocks.palette_pyramid import MixtureMap, palette_pyramid, soft_pyramid
 from ctnet.fused.decoder import FusedDecoder, Levels, Memory
 from ctnet.fused.folding import fold_encoder, pad_inside
 from ctnet.fused.regions import Box, Plan, edit_plan, whole
@@ -155,11 +156,11 @@ class FusedNetwork:
         answer = image.new_empty(len(image), self.tasks, 3, *size)
         if self.conditioned and size[0] * size[1] <= TILED_FROM:
             decoder, pyramid = self.decoders[0], features.pyramids[0]
-            shared = decoder.prepare(image, pyramid)
+            prepared = decoder.prepare(image, pyramid)
             weights = torch.eye(self.tasks, dtype=image.dtype, device=image.device)
             for task in range(self.tasks):
                 levels = dict.fromkeys(LEVELS, MixtureMap(weights[task, None], None))
-                answer[:, task] = decoder(image, pyramid, levels, shared=shared)
+                answer[:, task] = decoder(image, pyramid, levels, prepared=prepared)
             return answer
         for task in range(self.tasks):
             palette = torch.full((1, 1, 1), task, device=image.device).expand(len(image), *size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ctnet import defaults
-from ctnet.blocks.decoder import DecoderConfig
+from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.blocks.encoders import Encoder, Pretrained, normalize
 from ctnet.blocks.features import Features, Pyramids, pad_to_grid, prepare_image
 from ctnet.fused.mixin import FuseMixin
@@ -47,6 +47,19 @@ class CompositeModel(PredictMixin, FuseMixin, HubMixin):
     @property
     def encoders(self) -> Sequence[Encoder]:
         """The encoder, or that of each task."""
+        raise NotImplementedError
+
+    def stage_features(self, features: Features, palette: Tensor) -> dict[int, Iterator[Tensor]]:
+        """Runs the decoders that a palette asks for stage by stage, as far as the caller goes on.
+
+        Args:
+            features: What :meth:`encode` gave.
+            palette: What :meth:`padded_palette` gave.
+
+        Returns:
+            What the stages give, by the decoder's number; see
+            :meth:`ctnet.blocks.decoder.Decoder.stage_features`.
+        """
         raise NotImplementedError
 
     def decode_padded(self, features: Features, palette: Tensor) -> Tensor:

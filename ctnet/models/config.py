@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, cast, get_args
 
-from ctnet.blocks.decoder import DECODERS, DecoderConfig, check_width, get_decoder_config
+from ctnet.blocks.decoder_config import DECODERS, DecoderConfig, check_width, get_decoder_config
 from ctnet.labels import ClassAnchors, Point
 from ctnet.tasks import DEFAULT_TASKS, TASKS, TaskSpec, get_task, nearest, register_task
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from ctnet.blocks.conditioned_batch_norm import TaskRepresentation, palette_pyramid, soft_pyramid
-from ctnet.blocks.decoder import LEVELS, Condition, Decoder
+from ctnet.blocks.decoder import Decoder
+from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.encoders import Encoder, Pretrained, create_encoder
 from ctnet.blocks.features import Features
+from ctnet.blocks.palette_pyramid import palette_pyramid, soft_pyramid
+from ctnet.blocks.task_composition import Condition
+from ctnet.blocks.task_representation import TaskRepresentationBlock
 from ctnet.fused.network import Parts
 from ctnet.models.base import CompositeModel
 from ctnet.models.config import ModelConfig
@@ -30,7 +33,7 @@ class CTN(CompositeModel):
         widths = config.decoder_config
         encoder = create_encoder(config.encoder, pretrained_encoder)
         self.encoder = encoder
-        self.representation = TaskRepresentation(
+        self.representation = TaskRepresentationBlock(
             len(config.tasks), config.code_length, widths.embedding, added=config.added
         )
         self.decoder = Decoder(widths, encoder.channels, conditioned=True)
@@ -44,13 +47,21 @@ class CTN(CompositeModel):
         """Returns what the network is made of."""
         return Parts(self.encoders, [self.decoder], self.representation(), len(self.tasks))
 
-    def decode_padded(self, features: Features, palette: Tensor) -> Tensor:
-        """Does the requested tasks of a palette that is as large as the padded image."""
+    def condition(self, palette: Tensor) -> Condition:
+        """Returns what the decoder needs of a palette, ids or fractions, of the padded size."""
         embeddings = self.representation()
         if palette.is_floating_point():
-            levels = soft_pyramid(palette, LEVELS)
-        else:
-            levels = palette_pyramid(palette, len(self.tasks), LEVELS, embeddings.dtype)
-        condition = Condition(embeddings, levels)
-        composite: Tensor = self.decoder(features.image, features.pyramids[0], condition)
+            return Condition(embeddings, soft_pyramid(palette, LEVELS))
+        levels = palette_pyramid(palette, len(self.tasks), LEVELS, embeddings.dtype)
+        return Condition(embeddings, levels)
+
+    def stage_features(self, features: Features, palette: Tensor) -> dict[int, Iterator[Tensor]]:
+        """Runs the decoder stage by stage, as far as the caller goes on."""
+        inputs = features.image, features.pyramids[0]
+        return {0: self.decoder.stage_features(*inputs, self.condition(palette))}
+
+    def decode_padded(self, features: Features, palette: Tensor) -> Tensor:
+        """Does the requested tasks of a palette that is as large as the padded image."""
+        inputs = features.image, features.pyramids[0]
+        composite: Tensor = self.decoder(*inputs, self.condition(palette))
         return composite

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctnet.blocks.conditioned_batch_norm import task_codes
 from ctnet.blocks.encoders import read_weights
+from ctnet.blocks.task_representation import task_codes
 from ctnet.labels import ClassAnchors, Point
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.config import ModelConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -42,25 +42,39 @@ class PerTaskModel(CompositeModel):
         """Returns what the network is made of."""
         return Parts(self.encoders, self.task_decoders, None, len(self.tasks))
 
+    def stage_features(self, features: Features, palette: Tensor) -> dict[int, Iterator[Tensor]]:
+        """Runs the requested decoders stage by stage, as far as the caller goes on."""
+        return {
+            task: self.task_decoders[task].stage_features(*self._inputs(features, task), None)
+            for task in self._requested(palette)
+        }
+
     def decode_padded(self, features: Features, palette: Tensor) -> Tensor:
         """Does the requested tasks of a palette that is as large as the padded image."""
         n, _, height, width = features.image.shape
         composite = features.image.new_zeros(n, 3, height, width)
+        for task, share in self._requested(palette).items():
+            answer = self.task_decoders[task](*self._inputs(features, task), None)
+            if palette.is_floating_point():
+                composite = composite + share * answer
+            else:
+                composite = torch.where(share, answer, composite)
+        return composite
+
+    def _requested(self, palette: Tensor) -> dict[int, Tensor]:
+        """Returns the share (N,1,H,W) of each task at each pixel, of those requested somewhere."""
         soft = palette.is_floating_point()
         shares = [
             palette[:, task, None] if soft else (palette == task)[:, None]
             for task in range(len(self.tasks))
         ]
-        asked = self.anywhere([share != 0 for share in shares])
-        for task, (share, decoder) in enumerate(zip(shares, self.task_decoders, strict=True)):
-            if not asked[task]:
-                continue
-            pyramid = features.pyramids[task if len(features.pyramids) > 1 else 0]
-            answer = decoder(features.image, pyramid, None)
-            composite = (
-                composite + share * answer if soft else torch.where(share, answer, composite)
-            )
-        return composite
+        found = self.anywhere([share != 0 for share in shares])
+        return {task: share for task, share in enumerate(shares) if found[task]}
+
+    def _inputs(self, features: Features, task: int) -> tuple[Tensor, list[Tensor]]:
+        """Returns the image and the features that the decoder of a task sees."""
+        number = task if len(features.pyramids) > 1 else 0
+        return features.image, features.pyramids[number]
 
 
 @register("mhn")

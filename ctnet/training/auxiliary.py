@@ -8,13 +8,16 @@ is, only where the palette asks and a label exists, and are thrown away after tr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ctnet.blocks.decoder import LEVELS, Decoder
+from ctnet.blocks.decoder import Decoder
+from ctnet.blocks.decoder_config import LEVELS
+from ctnet.blocks.features import Features
 from ctnet.data.dataset import Sample
 from ctnet.models.base import CompositeModel
 from ctnet.tasks import get_task
@@ -98,10 +101,12 @@ class AuxiliaryHeads(nn.Module):
                 state[name] = heads[known]
         self.load_state_dict(state, strict=True)
 
-    def set_coarse(self, coarse: bool) -> None:
-        """Makes the decoders stop at the supervised features, or run to their end."""
-        for decoder in self._decoders:
-            decoder.depth = DEPTH if coarse else len(decoder.stages)
+    def decode_coarse(self, model: CompositeModel, features: Features, palette: Tensor) -> None:
+        """Runs the decoders up to the supervised features, in place of ``model.decode``."""
+        padded = model.padded_palette(features, palette)
+        for stages in model.stage_features(features, padded).values():
+            for _ in itertools.islice(stages, DEPTH):
+                pass
 
     def forward(self, sample: Sample) -> CoarseResult:
         """Supervises the features of the last forward pass, if it computed any."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ctnet.blocks.conditioned_batch_norm import ConditionedNorm, batch_norm, batch_statistics
+from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm, batch_norm, batch_statistics
 from ctnet.models.mhn_stn import PerTaskModel
 from ctnet.training.distributed import anywhere, is_shared, sum_of_all
 
@@ -43,7 +43,7 @@ def synchronize(model: nn.Module, frozen: Collection[nn.Module] = ()) -> None:
     still = {id(module) for part in frozen for module in part.modules()}
     inner = set()
     for name, module in model.named_modules():
-        if isinstance(module, ConditionedNorm):
+        if isinstance(module, ConditionedBatchNorm):
             module.total = sum_of_all
             inner.add(id(module.norm))
         elif isinstance(module, _BatchNorm) and id(module) not in still | inner:

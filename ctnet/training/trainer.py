@@ -124,8 +124,6 @@ class Trainer(TrainingLoop[CompositeModel]):
 
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
         coarse = self.phase.coarse
-        if self.auxiliary is not None:
-            self.auxiliary.set_coarse(coarse)
         batch = None
         # The average has no full output yet where its fine stages are not trained.
         within = self.step - self.span.start
@@ -164,14 +162,17 @@ class Trainer(TrainingLoop[CompositeModel]):
         coarse: bool,
         batch: ConsistentBatch | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
+        if coarse and self.auxiliary is not None:
+            with self.autocast():
+                self.auxiliary.decode_coarse(self.model, features, sample.palette)
+            result = self.auxiliary(sample)
+            return self.phase.auxiliary * result.total, result.losses
         with self.autocast():
             composite = self.model.decode(features, sample.palette)
         guides, extra = None, composite.new_zeros(())
         if self.auxiliary is not None and self.phase.auxiliary:
             result = self.auxiliary(sample)
             guides, extra = result.guides, self.phase.auxiliary * result.total
-            if coarse:
-                return extra, result.losses
         loss, parts = self.loss(composite, sample, guides)
         if self.consistency is not None and batch is not None:
             within = self.step - self.span.start
