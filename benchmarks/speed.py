@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.formulations import Twin, literal
+from benchmarks.formulations import Twin
+from ctnet import reference
 from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.palette_pyramid import palette_pyramid
 from ctnet.data.palette_batches import make_palettes
@@ -213,7 +214,7 @@ def conditioning(bench: Bench) -> list[Finding]:
         limits = {"single": 1.03, "mosaic": 1.15, "random": 1.15}
         limits |= {f"{kind}, compiled": 1.05 for kind in ("mosaic", "random")}
         found += bench.compare(f"{{}} / plain twin, {where}", runs, limits)
-        by_pixel = partial(literal, model, image, palettes["mosaic"])
+        by_pixel = partial(reference.ctn, model, image, palettes["mosaic"])
         runs = {"literal": by_pixel, "mosaic": runs["mosaic"]}
         found += bench.compare(f"{{}} / literal, {where}", runs, {"mosaic": 1 / 2.6})
         known = [*model.parameters(), *model.buffers(), image, *palettes.values()]
@@ -232,7 +233,7 @@ def steps(bench: Bench) -> list[Finding]:
     with _joined():
         joined.fused_network()
     runs: dict[str, Run] = {
-        "literal": partial(literal, plain, image, mosaic),
+        "literal": partial(reference.ctn, plain, image, mosaic),
         "tables by task, a look-up per pixel": partial(plain, image, mosaic),
         "and norms folded, looked up in place": partial(joined, image, mosaic),
         "and convolved before upsampling": partial(bench.model("paper").fuse(), image, mosaic),

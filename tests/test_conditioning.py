@@ -1,5 +1,4 @@
-"""Conditioning against the paper's own formulation, written literally: an embedding map per pixel,
-1x1 convolutions for gamma and beta at every pixel, batch norm by hand."""
+"""Conditioning against section 3 of the paper, written literally (:mod:`ctnet.reference`)."""
 
 import itertools
 
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from conftest import SUBPIXEL, TINY
 
+from ctnet import reference
 from ctnet.blocks import conditioned_batch_norm as conditioning
 from ctnet.blocks.conditioned_batch_norm import ConditionedBatchNorm
 from ctnet.blocks.decoder import Decoder
@@ -17,131 +17,6 @@ from ctnet.blocks.task_composition import Condition, TaskCompositionBlock
 from ctnet.blocks.task_representation import TaskRepresentationBlock, task_codes
 
 LAYOUTS = ["single", "mosaic", "curved", "random", "partly", "unrequested"]
-
-
-def leaky(x, slope=0.01):
-    return torch.where(x > 0, x, slope * x)
-
-
-def conv1x1(x, linear):
-    return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
-
-
-def literal_embeddings(representation):
-    """The task representation block: unit codes through six fully connected layers."""
-    codes = torch.zeros(5, 100)
-    for k in range(5):
-        codes[k, 20 * k : 20 * k + 20] = 1
-    # The network keeps its codes in float32, whatever it computes in.
-    x = (codes / codes.norm(dim=1, keepdim=True)).to(representation.codes.dtype)
-    linears = [m for m in representation.mapping if hasattr(m, "weight")]
-    assert len(linears) == 6
-    for linear in linears:
-        x = leaky(x @ linear.weight.T + linear.bias, 0.2)
-    return x
-
-
-def halve(x):
-    """2x2 means."""
-    return (x[..., ::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, ::2] + x[..., 1::2, 1::2]) / 4
-
-
-def literal_maps(palette, embeddings):
-    """Embedding map (N,E,h,w) of each stride, built pixel by pixel and averaged 2x2 per level."""
-    n, height, width = palette.shape
-    nothing = torch.zeros_like(embeddings[0])
-    pixels = [nothing if k == 255 else embeddings[k] for k in palette.flatten().tolist()]
-    total = torch.stack(pixels).view(n, height, width, -1).permute(0, 3, 1, 2)
-    asked = (palette != 255)[:, None].to(total.dtype)
-    maps = {}
-    for stride in LEVELS:
-        # Pixels that ask for nothing take no part; a cell of such pixels alone is zero.
-        maps[stride] = torch.where(asked > 0, total / asked.clamp(min=1e-9), torch.zeros(()))
-        if stride < LEVELS[-1]:
-            total, asked = halve(total), halve(asked)
-    return maps
-
-
-def literal_soft_maps(fractions, embeddings):
-    total = sum(
-        fractions[:, k, None] * embeddings[k][:, None, None] for k in range(len(embeddings))
-    )
-    maps = {}
-    for stride in LEVELS:
-        maps[stride] = total
-        if stride < LEVELS[-1]:
-            total = halve(total)
-    return maps
-
-
-def batch_norm(x, norm):
-    """Normalised x, by batch statistics in training and running ones otherwise."""
-    if norm.training:
-        mean = x.mean((0, 2, 3), keepdim=True)
-        variance = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)
-    else:
-        mean, variance = (s[:, None, None] for s in (norm.running_mean, norm.running_var))
-    return (x - mean) / (variance + 1e-5).sqrt()
-
-
-def literal_norm(x, module, embedding_map):
-    """Eq. 1 with 1x1 convolutions at every pixel."""
-    hidden = leaky(conv1x1(embedding_map, module.shared))
-    gamma, beta = conv1x1(hidden, module.gamma), conv1x1(hidden, module.beta)
-    return gamma * batch_norm(x, module.norm) + beta
-
-
-def literal_conv(x, block):
-    """A full convolution, one that is a product of two, pixels put to their places one by one."""
-    conv = block.conv
-    if hasattr(conv, "pointwise"):
-        kernel = conv.pointwise.weight * conv.depthwise.weight
-        x = F.conv2d(x, kernel, conv.depthwise.bias, padding=kernel.shape[2] // 2)
-    else:
-        padding = (conv.weight.shape[2] - 1) // 2
-        x = F.conv2d(x, conv.weight, conv.bias, conv.stride, padding)
-    if block.factor == 1:
-        return x
-    pixels = x.new_zeros(len(x), x.shape[1] // 4, 2 * x.shape[2], 2 * x.shape[3])
-    for row, column in itertools.product(range(2), range(2)):
-        pixels[..., row::2, column::2] = x[:, 2 * row + column :: 4]
-    return pixels
-
-
-def literal_block(x, block, maps):
-    x = literal_conv(x, block)
-    if maps is None:
-        weight, bias = (p[:, None, None] for p in (block.norm.weight, block.norm.bias))
-        return leaky(batch_norm(x, block.norm) * weight + bias)
-    height = x.shape[2]
-    (embedding_map,) = [m for m in maps.values() if m.shape[2] == height]
-    return leaky(literal_norm(x, block.norm, embedding_map))
-
-
-def literal_decoder(decoder, image, features, maps, align_corners):
-    """The U-Net of the paper: skips at strides 2 to 32, blocks on the image, five stages."""
-    at2, at4, at8, at16, at32 = (
-        literal_block(x, skip, maps) for x, skip in zip(features, decoder.skips, strict=True)
-    )
-    own = image
-    for block in decoder.image:
-        own = literal_block(own, block, maps)
-    x = at32
-    for stage, side in zip(decoder.stages, (at16, at8, at4, at2, own), strict=True):
-        # To the same size where the last stage works at stride 2: nothing changes.
-        x = F.interpolate(x, size=side.shape[2:], mode="bilinear", align_corners=align_corners)
-        x = literal_block(torch.cat([x, side], 1), stage, maps)
-    return F.conv2d(x, decoder.head.weight, decoder.head.bias)
-
-
-def literal_ctn(model, image, palette):
-    """The whole network (on an image that needs no padding), its encoder as it is."""
-    features = model.encode(image)
-    embeddings = literal_embeddings(model.representation)
-    maps = (literal_soft_maps if palette.is_floating_point() else literal_maps)(palette, embeddings)
-    # The published code upsamples with corners aligned.
-    corners = model.config.decoder == "paper"
-    return literal_decoder(model.decoder, features.image, features.pyramids[0], maps, corners)
 
 
 def gradients(output, inputs):
@@ -189,7 +64,7 @@ class TestAgainstLiteral:
         names, parameters = zip(*model.named_parameters(), strict=True)
         inputs = [image, *parameters]
         found = model(image, palette)
-        expected = literal_ctn(model, image, palette)
+        expected = reference.ctn(model, image, palette)
         assert found.shape == (2, 3, 64, 32)
         assert (found - expected).abs().max() <= 1e-10
         assert_same_gradients(
@@ -204,7 +79,7 @@ class TestAgainstLiteral:
         names, parameters = zip(*model.named_parameters(), strict=True)
         inputs = [image, fractions, *parameters]
         found = model(image, fractions)
-        expected = literal_ctn(model, image, fractions)
+        expected = reference.ctn(model, image, fractions)
         assert (found - expected).abs().max() <= 1e-10
         assert_same_gradients(
             gradients(found, inputs), gradients(expected, inputs), ["image", "fractions", *names]
@@ -215,7 +90,7 @@ class TestAgainstLiteral:
         model = make_model("ctn", "resnet18", "paper").double().train(train)
         image, palette = image[..., 32:, :], make_ids("partly", (2, 64, 32))[:, 16:48]
         with torch.no_grad():
-            difference = model(image, palette) - literal_ctn(model, image, palette)
+            difference = model(image, palette) - reference.ctn(model, image, palette)
         assert difference.abs().max() <= 1e-10
 
     @pytest.mark.parametrize("decoder", ["compact", "light"])
@@ -224,7 +99,7 @@ class TestAgainstLiteral:
         model = make_model("ctn", decoder=decoder).double()
         palette = make_ids(layout, (2, 64, 32))
         with torch.no_grad():
-            difference = model(image, palette) - literal_ctn(model, image, palette)
+            difference = model(image, palette) - reference.ctn(model, image, palette)
         assert difference.abs().max() <= 1e-10
 
     @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
@@ -240,7 +115,7 @@ class TestAgainstLiteral:
         ]
         with torch.no_grad():
             found = decoder(picture, features, None)
-            expected = literal_decoder(decoder, picture, features, None, name == "paper")
+            expected = reference.decoder(decoder, picture, features, None, name == "paper")
         assert found.shape == (2, 3, 64, 32)
         assert (found - expected).abs().max() <= 1e-10
 
@@ -467,7 +342,7 @@ class TestPyramid:
 
     def test_soft_means(self):
         fractions = random_fractions((2, 5, 32, 64))
-        maps = literal_soft_maps(fractions, torch.eye(5, dtype=torch.float64))
+        maps = reference.embedding_maps(fractions, torch.eye(5, dtype=torch.float64))
         for stride, level in soft_pyramid(fractions, LEVELS).items():
             assert isinstance(level, MixtureMap)
             found = level.weights[level.index].permute(0, 3, 1, 2)
@@ -479,7 +354,7 @@ class TestRepresentation:
         representation = TaskRepresentationBlock(5).double()
         embeddings = representation()
         assert embeddings.shape == (5, 128)
-        torch.testing.assert_close(embeddings, literal_embeddings(representation))
+        torch.testing.assert_close(embeddings, reference.task_representation_block(representation))
 
     def test_codes_are_unit_orthogonal_and_travel_with_the_weights(self):
         representation = TaskRepresentationBlock(5)

@@ -11,8 +11,9 @@ from conftest import SUBPIXEL, TINY
 from benchmarks import alternatives
 from benchmarks.__main__ import main
 from benchmarks.calibration import calibration, calibration_table, save_calibration
-from benchmarks.formulations import Twin, literal
+from benchmarks.formulations import Twin
 from benchmarks.speed import Finding, Speed
+from ctnet import reference
 from ctnet.data.dataset import open_source
 from ctnet.data.palette_batches import make_palettes
 from ctnet.label_tables import table_cells
@@ -36,7 +37,7 @@ def test_the_literal_formulation_is_the_same_network(model, image, make_ids):
     for layout in ("single", "mosaic", "random"):
         palette = make_ids(layout, (2, 64, 32))
         with torch.no_grad():
-            difference = literal(model, image, palette) - model(image, palette)
+            difference = reference.ctn(model, image, palette) - model(image, palette)
         assert difference.abs().max() <= 1e-10
 
 

@@ -56,7 +56,7 @@ class SeparableConv(nn.Module):
 
 
 class TaskCompositionBlock(nn.Module):
-    """Convolution, conditioned batch norm (eq. 1-3) and leaky ReLU.
+    """Convolution, conditioned batch norm and leaky ReLU.
 
     With a plain batch norm instead, it is the block of the baselines' decoders.
 
