@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SUBPIXEL, TINY
-from test_conditioning import LAYOUTS, literal_ctn
+from test_conditioning import LAYOUTS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import ctnet
+from ctnet import reference
 from ctnet.blocks.encoders import create_encoder
 from ctnet.fused import block as fused
 from ctnet.fused.folding import fold_encoder
@@ -86,7 +87,7 @@ class TestSameAnswers:
         soft = layout == "soft"
         palette = fractions(2, 5, 64, 32) if soft else make_ids(layout, (2, 64, 32))
         with torch.no_grad():
-            expected = literal_ctn(model, image, palette)
+            expected = reference.ctn(model, image, palette)
             assert (model.fuse()(image, palette) - expected).abs().max() <= 1e-10
 
     @pytest.mark.parametrize("encoder", ["efficientnet_lite2", "resnet18"])
