@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools.experiments import update_reading
 from tools.paper_tables import update_tables_page
 from tools.readme_tables import update_labels_page, update_readme
 from tools.release import Run, export_run, refresh, register, write_cards
@@ -75,6 +76,7 @@ def _tables(args: argparse.Namespace) -> None:
     update_readme(args.readme, args.results)
     update_tables_page(args.page, args.results)
     update_labels_page(args.labels_page, args.results)
+    update_reading(args.labels_page, args.results / "experiments")
     print(f"written: {args.readme}, {args.page}, {args.labels_page}")
 
 

@@ -1,0 +1,80 @@
+"""Figures of ``results/experiments``: what was tried before a recipe was chosen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from tools.readme_tables import replace_marked
+
+BATCH = 8
+"""Crops of a step in every experiment."""
+
+
+def update_reading(page: str | Path, experiments: str | Path) -> None:
+    """Replaces the comparison of arrangements of classes in a Markdown file, picture included.
+
+    Args:
+        page: The Markdown file; the picture ``reading.png`` stands beside it.
+        experiments: Folder of ``reading.json``.
+
+    Raises:
+        ValueError: If the file has no marks.
+    """
+    path, file = Path(page), Path(experiments) / "reading.json"
+    text = replace_marked(path.read_text("utf-8"), "arrangements", reading_table(file))
+    path.write_text(text, "utf-8")
+    draw_reading(file, path.with_name("reading.png"))
+
+
+def draw_reading(file: Path, out: Path) -> None:
+    """Draws how arrangements of the 21 classes in the cube learn (``reading.json``).
+
+    Args:
+        file: Losses and mIoU of each arrangement by steps.
+        out: The picture to write.
+    """
+    experiment: dict[str, Any] = json.loads(file.read_text())
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=150)
+        left, right = figure.subplots(1, 2)
+        for number, arm in enumerate(experiment["arms"]):
+            color = f"C{number}"
+            steps, losses = zip(*arm["loss"], strict=True)
+            left.plot([BATCH * step / 1000 for step in steps], losses, color=color)
+            images = [BATCH * entry["steps"] / 1000 for entry in arm["measured"]]
+            own, table, _ = zip(*(entry["seg"] for entry in arm["measured"]), strict=True)
+            right.plot(images, own, "o:", color=color, markerfacecolor="white")
+            right.plot(images, table, "o-", color=color, label=arm["name"])
+        left.set(title=f"Loss of seg: {experiment['loss']}", ylim=(0, None))
+        right.set(
+            title="mIoU of seg on val: by a table counted afterwards; hollow: own reading",
+            ylim=(0, None),
+            xlim=left.get_xlim(),
+        )
+        for axes in (left, right):
+            axes.set_xlabel("crops seen, thousands")
+            axes.title.set_fontsize(9)
+        right.legend(frameon=False, loc="lower right")
+        figure.savefig(out, metadata={"Software": None})
+
+
+def reading_table(file: Path) -> str:
+    """Builds a Markdown table of the same experiment."""
+    experiment: dict[str, Any] = json.loads(file.read_text())
+    lines = ["| Classes lie | Crops | seg | parts |", "|---|---|---|---|"]
+    for arm in experiment["arms"]:
+        for entry in arm["measured"]:
+            cells = [
+                " / ".join("–" if value is None else f"{value:.1f}" for value in entry[task])
+                if task in entry
+                else "–"
+                for task in ("seg", "parts")
+            ]
+            crops = f"{BATCH * entry['steps']:,}"
+            lines.append(f"| {arm['name']} | {crops} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
