@@ -191,7 +191,8 @@ NO_READERS: Readers = MappingProxyType({})
 """Every task reads by eq. 5."""
 
 
-def _reader(task: TaskSpec, readers: Readers) -> ClassReader:
+def class_reader(task: TaskSpec, readers: Readers = NO_READERS) -> ClassReader:
+    """Returns what reads a task's classes: its own reader, or eq. 5 with the usual anchors."""
     return readers.get(task.name) or AnchorReader(class_anchors(len(task.classes)))
 
 
@@ -208,7 +209,7 @@ def task_values(outputs: Tensor, task: TaskSpec, readers: Readers = NO_READERS) 
         normals (...,3).
     """
     if task.kind == "classes":
-        return _reader(task, readers).probabilities(outputs)
+        return class_reader(task, readers).probabilities(outputs)
     if task.kind == "probability":
         return torch.sigmoid(outputs).mean(-1, keepdim=True)
     return F.normalize(outputs, dim=-1)
@@ -231,7 +232,7 @@ class TaskLabels:
 def decode_task(outputs: Tensor, task: TaskSpec, readers: Readers = NO_READERS) -> Tensor:
     """Decodes raw outputs (P,3) of one task: class ids (P,), probabilities (P,), normals (P,3)."""
     if task.kind == "classes":
-        return _reader(task, readers).classes(outputs)
+        return class_reader(task, readers).classes(outputs)
     values = task_values(outputs, task)
     return values[..., 0] if task.kind == "probability" else values
 

@@ -358,12 +358,12 @@ def _label_tables(args: argparse.Namespace) -> int:
     model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
     source = open_source(args.layout, args.data, "train", model.tasks)
     model, reports = add_label_tables(model, source, args.tasks, args.limit, rule=args.rule)
-    print("mIoU on photographs left out of the counting, by table and by eq. 5:")
+    print("mIoU on photographs left out of the counting, by the new table and as before:")
     for report in reports:
         print(
-            f"{report.task:<10} S {report.table:.1f} / {report.anchors:.1f}, {args.rule} "
-            f"{report.rule_table:.1f} / {report.rule_anchors:.1f}"
-            f"{'' if report.task in model.label_tables.tasks else ': no table'} "
+            f"{report.task:<10} S {report.table:.1f} / {report.before:.1f}, {args.rule} "
+            f"{report.rule_table:.1f} / {report.rule_before:.1f}"
+            f"{'' if report.gains else ': not taken'} "
             f"({report.photographs} photographs, {report.rarest} of the rarest class, "
             f"{report.choice})"
         )

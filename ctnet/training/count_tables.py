@@ -3,16 +3,16 @@
 On every photograph of the sources whose labels of a task are best, the network does that task
 everywhere (S), and where the palette of a semantic rule asks for it. Each labeled pixel counts for
 its class in the cell of the cube that its output fell into. The counts are smoothed over
-neighboring cells, mixed with the probabilities of eq. 5 where few or none were counted, and weighed
-by the frequency of each class to a negative power, so that rare classes are not read away. Both
-ways of asking count, because they differ in what is likely: R2 never asks for the segmentation of
-background, which is most of what there is to segment under S.
+neighboring cells, mixed with how the network reads so far where few or none were counted, and
+weighed by the frequency of each class to a negative power, so that rare classes are not read away.
+Both ways of asking count, because they differ in what is likely: R2 never asks for the segmentation
+of background, which is most of what there is to segment under S.
 
 What is free is chosen by cross-validation over photographs, which judges a table on photographs
-that did not count for it: the table that reads best under S among those that read no worse than
-eq. 5 under the rule. A class that few photographs show is read badly by counts, and what few show
-cross-validation cannot tell, so that a table needs some photographs of every class. All of that
-needs one pass of the network.
+that did not count for it: the table that reads best under S among those that read no worse than the
+network so far under the rule. A class that few photographs show is read badly by counts, and what
+few show cross-validation cannot tell, so that a table needs some photographs of every class. All of
+that needs one pass of the network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ctnet.data.dataset import (
 )
 from ctnet.evaluation.metrics import mean_iou
 from ctnet.label_tables import TableReader, cell_centers, cell_index, table_cells
-from ctnet.labels import AnchorReader, task_anchors
+from ctnet.labels import ClassAnchors, ClassReader, Point, class_reader
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.convert import TABLES, adapt_weights
 from ctnet.prediction.working_size import evaluating
@@ -55,7 +55,7 @@ SHARES = (0.0, 0.5, 1.0, 2.0, 4.0, 16.0)
 """Weights of a pixel that the rule asks for, against 1 of one under S, to choose from."""
 
 PRIOR = 1.0
-"""Pixels that the probabilities of eq. 5 count for in every cell."""
+"""Pixels that the probabilities of the present reading count for in every cell."""
 
 MIN_GAIN = 0.1
 """Least gain in mIoU points under S, in cross-validation, for which a task gets a table."""
@@ -71,11 +71,11 @@ class RuleCounts:
 
     Attributes:
         counted: Labeled pixels (F,M,C) by fold, cell and class, M = G * G * G.
-        anchors: The same pixels (F,C,C) by class and the class that eq. 5 reads.
+        before: The same pixels (F,C,C) by class and the class that the network reads so far.
     """
 
     counted: Tensor
-    anchors: Tensor
+    before: Tensor
 
     @classmethod
     def empty(cls, classes: int) -> RuleCounts:
@@ -84,21 +84,21 @@ class RuleCounts:
         counts = torch.zeros(FOLDS, table_cells(classes) ** 3, classes, dtype=torch.float64)
         return cls(counts, counts.new_zeros(FOLDS, classes, classes))
 
-    def add(self, fold: int, outputs: Tensor, labels: Tensor, anchors: AnchorReader) -> None:
+    def add(self, fold: int, outputs: Tensor, labels: Tensor, reader: ClassReader) -> None:
         """Adds pixels of a photograph.
 
         Args:
             fold: Fold of the photograph.
             outputs: Raw outputs (P,3).
             labels: Classes (P,).
-            anchors: Reads by eq. 5.
+            reader: How the network reads the task so far.
         """
         cells, classes = self.counted.shape[1:]
         index = cell_index(outputs, table_cells(classes)) * classes + labels
         found = torch.bincount(index, minlength=cells * classes).view(cells, classes)
         self.counted[fold] += found
-        pairs = labels * classes + anchors.classes(outputs)
-        self.anchors[fold] += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        pairs = labels * classes + reader.classes(outputs)
+        self.before[fold] += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Counts:
 
     Attributes:
         task: The task.
-        prior: Probabilities (M,C) of eq. 5 at the cells' centers.
+        prior: Probabilities (M,C) at the cells' centers as the network reads them so far.
         everywhere: Counts where the task is asked everywhere.
         ruled: Counts where the rule asks for it; all 0 where it never does.
         shown: Photographs (C,) that show each class.
@@ -120,6 +120,16 @@ class Counts:
     ruled: RuleCounts
     shown: Tensor
     photographs: int = 0
+
+    def class_means(self) -> tuple[Point, ...]:
+        """Returns the mean of the outputs of each class, a point of the cube.
+
+        They are the anchors of a network that has learned to read its classes by itself.
+        """
+        counted = self.everywhere.counted.sum(0)
+        centers = cell_centers(table_cells(counted.shape[1])).flatten(0, 2).to(counted)
+        means = (counted.T @ centers) / counted.sum(0).clamp(min=1)[:, None]
+        return tuple((x, y, z) for x, y, z in means.tolist())
 
 
 @dataclass(frozen=True)
@@ -139,15 +149,15 @@ class TableChoice:
 
 @dataclass(frozen=True)
 class TableReport:
-    """How a task's table reads photographs that did not count for it, beside eq. 5.
+    """How a task's table reads photographs that did not count for it, beside the reading so far.
 
     Attributes:
         task: Name of the task.
         photographs: Photographs that counted.
         rarest: Photographs that show the class that the fewest show.
-        anchors: mIoU of eq. 5 under S, in percent.
+        before: mIoU as read so far under S, in percent.
         table: mIoU of the table under S, in percent.
-        rule_anchors: mIoU of eq. 5 under the rule, in percent; NaN where it does not ask.
+        rule_before: mIoU as read so far under the rule, in percent; NaN where it does not ask.
         rule_table: mIoU of the table under the rule, in percent.
         choice: What was chosen.
     """
@@ -155,16 +165,16 @@ class TableReport:
     task: str
     photographs: int
     rarest: int
-    anchors: float
+    before: float
     table: float
-    rule_anchors: float
+    rule_before: float
     rule_table: float
     choice: TableChoice
 
     @property
     def gains(self) -> bool:
         """Whether the table reads better under S, and no worse under the rule."""
-        return self.table >= self.anchors + MIN_GAIN and not self.rule_table < self.rule_anchors
+        return self.table >= self.before + MIN_GAIN and not self.rule_table < self.rule_before
 
 
 def add_label_tables(
@@ -176,7 +186,9 @@ def add_label_tables(
     rule: str = "R2",
     min_photographs: int = MIN_PHOTOGRAPHS,
 ) -> tuple[CompositeModel, tuple[TableReport, ...]]:
-    """Gives a network label tables for the tasks where they read better than eq. 5.
+    """Gives a network label tables for the tasks where they read better than what it has.
+
+    A task is read so far by eq. 5, or by the table that a learned reader or an earlier count left.
 
     Args:
         model: A trained network. It is left as it is. It keeps its tables of tasks that
@@ -186,7 +198,7 @@ def add_label_tables(
         tasks: Tasks to count for; None takes all that have classes.
         limit: Most photographs, taken evenly; None takes all.
         progress: Show a progress bar.
-        rule: Semantic rule under which tables must read no worse than eq. 5.
+        rule: Semantic rule under which tables must read no worse.
         min_photographs: Least photographs that show a class, for every class of a task that gets
             a table.
 
@@ -207,6 +219,7 @@ def add_label_tables(
             raise ValueError(f"{task!r} has no classes to count; those with: {', '.join(coded)}.")
     tasks = tasks or coded
     found = {task: model.label_tables.reader(task).table for task in model.label_tables.tasks}
+    anchors = {entry.task: entry for entry in model.config.anchors}
     reports = []
     for counts in count_labels(model, source, tasks, limit, progress, rule):
         if not counts.photographs:
@@ -219,8 +232,11 @@ def add_label_tables(
         if report.gains and report.rarest >= min_photographs:
             cells = table_cells(len(counts.task.classes))
             table = make_table(counts, report.choice)
-            found[counts.task.name] = table.log().half().view(cells, cells, cells, -1)
-    config = replace(model.config, label_tables=tuple(found))
+            name = counts.task.name
+            if name in anchors and name in found:
+                anchors[name] = ClassAnchors(name, counts.class_means())
+            found[name] = table.log().half().view(cells, cells, cells, -1)
+    config = replace(model.config, label_tables=tuple(found), anchors=tuple(anchors.values()))
     read = build(config)
     state = adapt_weights(model.state_dict(), replace(config, label_tables=()))
     state |= {TABLES + task: table for task, table in found.items()}
@@ -267,7 +283,7 @@ def count_labels(
                 if index not in best[entry.task.name] or not bool(valid.any()):
                     continue
                 photographs[number] += 1
-                reader = AnchorReader(task_anchors(entry.task, model.config.anchors))
+                reader = class_reader(entry.task, model.readers)
                 palette = torch.full_like(sample.palette, task)
                 outputs = _pixels(model.decode(features, palette))
                 labels = sample.labels[entry.task.name]
@@ -287,7 +303,7 @@ def _empty(model: CompositeModel, task: TaskSpec) -> Counts:
     classes = len(task.classes)
     cells = table_cells(classes)
     grid = cell_centers(cells).flatten(0, 2)
-    reader = AnchorReader(task_anchors(task, model.config.anchors))
+    reader = class_reader(task, model.readers)
     prior = reader.probabilities(torch.logit(grid)).double()
     rules = RuleCounts.empty(classes), RuleCounts.empty(classes)
     return Counts(task, prior, *rules, torch.zeros(classes, dtype=torch.int64))
@@ -328,18 +344,18 @@ def _weigh(prior: Tensor, pixels: Tensor, smooth: Sequence[Tensor], choice: Tabl
 
 
 def choose(counts: Counts) -> TableReport:
-    """Chooses a table by cross-validation, and compares it with eq. 5.
+    """Chooses a table by cross-validation, and compares it with the reading so far.
 
     Returns:
-        The table that reads best under S among those that read no worse than eq. 5 under the
-        rule; among all where none does.
+        The table that reads best under S among those that read no worse than so far under
+        the rule; among all where none does.
     """
     rules = (counts.everywhere, counts.ruled)
-    anchors, rule_anchors = (mean_iou(rule.anchors.sum(0)) for rule in rules)
+    before, rule_before = (mean_iou(rule.before.sum(0)) for rule in rules)
     read: dict[TableChoice, list[Tensor]] = {}
     for choice, fold, table in _held_out_tables(counts):
         best = TableReader(table).best().long()
-        totals = read.setdefault(choice, [torch.zeros_like(rule.anchors[0]) for rule in rules])
+        totals = read.setdefault(choice, [torch.zeros_like(rule.before[0]) for rule in rules])
         for rule, total in zip(rules, totals, strict=True):
             total.index_add_(1, best, rule.counted[fold].T.contiguous())
     reports = [
@@ -347,15 +363,15 @@ def choose(counts: Counts) -> TableReport:
             task=counts.task.name,
             photographs=counts.photographs,
             rarest=int(counts.shown.min()),
-            anchors=anchors,
+            before=before,
             table=mean_iou(everywhere),
-            rule_anchors=rule_anchors,
+            rule_before=rule_before,
             rule_table=mean_iou(ruled),
             choice=choice,
         )
         for choice, (everywhere, ruled) in read.items()
     ]
-    harmless = [x for x in reports if not x.rule_table < x.rule_anchors]
+    harmless = [x for x in reports if not x.rule_table < x.rule_before]
     return max(harmless or reports, key=lambda x: x.table)
 
 
