@@ -18,9 +18,11 @@ from tqdm import tqdm
 from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.blocks.encoders import BUILDERS
 from ctnet.label_tables import TableReader
-from ctnet.models.base import CompositeModel
+from ctnet.labels import class_reader
+from ctnet.models.base import CompositeModel, build
 from ctnet.models.config import ModelConfig
-from ctnet.tasks import DEFAULT_TASKS
+from ctnet.models.convert import config_with_tables
+from ctnet.tasks import DEFAULT_TASKS, get_task
 from ctnet.training import loop
 from ctnet.training.config import TrainConfig
 from ctnet.training.encoder_heads import EncoderHeads
@@ -150,13 +152,46 @@ def test_a_run_with_readers_ends_in_a_network_with_tables(
         assert torch.equal(value, readers.state_dict()[name])
 
 
-@pytest.mark.parametrize("name", ["reader_width", "encoder_auxiliary"])
-def test_what_learns_beside_the_network_needs_the_coarse_heads(
-    config: TrainConfig, name: str
+def read_alike(one: CompositeModel, other: CompositeModel, points: torch.Tensor) -> float:
+    """Smallest fraction over the class tasks of points that both read as the same class."""
+    found = [
+        [class_reader(get_task(task), model.readers).classes(points) for model in (one, other)]
+        for task in ("seg", "parts")
+    ]
+    return min(float((a == b).float().mean()) for a, b in found)
+
+
+@pytest.mark.parametrize("tabled", [False, True], ids=["eq. 5", "label tables"])
+def test_readers_begin_with_how_the_start_is_read(
+    config: TrainConfig, tmp_path: Path, tabled: bool
 ) -> None:
-    plain = replace(config, reader_width=0, encoder_auxiliary=0.0)
-    with pytest.raises(ValueError, match=f"{name} needs a weight for auxiliary"):
-        replace(plain, auxiliary=0.0, **{name: 1})
+    torch.manual_seed(1)
+    start = build(config.model)
+    weights = start.state_dict()
+    if tabled:
+        other = LearnedReaders({"seg": 21, "parts": 7}, 8)
+        weights |= {f"label_tables.{task}": other.table(task) for task in ("seg", "parts")}
+        start = build(config_with_tables(config.model, weights))
+        start.load_state_dict(weights)
+    config = replace(config, auxiliary=0.0, encoder_auxiliary=0.0, learning_rate=1e-9)
+    trainer = Trainer(config, tmp_path / "run", lambda _: {"score": 1.0}, weights=weights)
+    points = torch.logit(torch.rand(4000, 3))
+    assert read_alike(trainer.train(), start, points) > 0.95
+
+
+def test_readers_go_on_from_those_of_an_earlier_run(config: TrainConfig, tmp_path: Path) -> None:
+    first = Trainer(config, tmp_path / "first")
+    first.train()
+    assert first.readers is not None
+    later = Trainer(replace(config, init=str(tmp_path / "first")), tmp_path / "later")
+    assert later.readers is not None
+    for name, value in first.readers.state_dict().items():
+        assert torch.equal(later.readers.state_dict()[name], value)
+
+
+def test_heads_on_the_encoder_need_the_coarse_heads(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="encoder_auxiliary needs a weight for auxiliary"):
+        replace(config, auxiliary=0.0)
 
 
 def test_an_stn_has_no_heads_on_its_encoders(config: TrainConfig, tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ class TrainConfig:
             self._check_auxiliary()
 
     def _check_auxiliary(self) -> None:
-        for name in ("coarse", "guidance", "reader_width", "encoder_auxiliary"):
+        for name in ("coarse", "guidance", "encoder_auxiliary"):
             if getattr(self, name) and not self.auxiliary:
                 raise ValueError(f"{name} needs a weight for auxiliary.")
         if self.only_added and self.auxiliary:

@@ -72,7 +72,8 @@ def finetune(
         config = replace(config, model=replace(config.model, label_tables=()))
     tuned = Trainer(config, out, validator(config), weights=weights).train()
     source = open_source(config.layout, config.data, "train", tuned.tasks)
-    tasks = [task for task in tuned.tasks if _needs_table(tuned, source, task)]
+    kept = model.config.label_tables if config.only_added else ()
+    tasks = [task for task in tuned.tasks if task not in kept and _has_classes(source, task)]
     if tasks:
         if is_main():
             tuned, _ = add_label_tables(tuned, source, tasks, TABLE_PHOTOGRAPHS)
@@ -82,12 +83,10 @@ def finetune(
     return tuned
 
 
-def _needs_table(model: CompositeModel, source: LabelSource, task: str) -> bool:
-    """Whether the labels can say how a task's classes are read, and nothing says so yet."""
-    return (
-        get_task(task).kind == "classes"
-        and task not in model.label_tables.tasks
-        and any(source.kind(index, task) for index in range(len(source.ids)))
+def _has_classes(source: LabelSource, task: str) -> bool:
+    """Whether the labels can say how a task's classes are read."""
+    return get_task(task).kind == "classes" and any(
+        source.kind(index, task) for index in range(len(source.ids))
     )
 
 

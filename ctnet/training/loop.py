@@ -134,7 +134,7 @@ class TrainingLoop(ABC, Generic[Network]):
         )
         self._compare_processes()
         self._counts: dict[str, Tensor] = {}
-        self.auxiliary = self._prepare(heads)
+        self.auxiliary = self._prepare(weights, heads)
         if self.auxiliary is not None:
             copy_from_main(self.auxiliary)
         self._begin_phase()
@@ -159,10 +159,11 @@ class TrainingLoop(ABC, Generic[Network]):
         """Builds the network."""
 
     @abstractmethod
-    def _prepare(self, heads: State | None) -> nn.Module | None:
+    def _prepare(self, weights: State | None, heads: State | None) -> nn.Module | None:
         """Makes the heads that learn beside the network, if any.
 
         Args:
+            weights: Weights that the run starts from, if any.
             heads: Weights of those heads, where the run starts from one that had them.
         """
 

@@ -32,7 +32,7 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
     def _build(self, pretrained_encoder: Pretrained) -> PaletteNetwork:
         return PaletteNetwork(self.config.model, pretrained_encoder)
 
-    def _prepare(self, heads: State | None) -> None:
+    def _prepare(self, weights: State | None, heads: State | None) -> None:
         rule = self.dataset.rule
         if rule is None or not rule.needs_labels:
             raise ValueError(f"rule {self.config.rule} makes palettes that no image can tell.")

@@ -8,13 +8,22 @@ label table (:mod:`ctnet.label_tables`), so that inference needs no reader.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ctnet.label_tables import cell_centers, table_cells
+
+START_STEPS = 1000
+"""Steps in which a reader learns to read as a network did."""
+
+START_POINTS = 2048
+"""Points of the cube in each of them."""
+
+START_RATE = 1e-2
+"""Learning rate of the first of them; it falls to 0."""
 
 
 class LearnedReaders(nn.Module):
@@ -33,6 +42,27 @@ class LearnedReaders(nn.Module):
         self.classes = dict(classes)
         self.current = nn.ModuleDict({task: _reader(width, n) for task, n in classes.items()})
         self.average = copy.deepcopy(self.current).requires_grad_(False)
+
+    def start_from(self, task: str, probabilities: Callable[[Tensor], Tensor]) -> None:
+        """Begins a reader, and its average, from how a network reads a task so far.
+
+        Args:
+            task: Name of the task.
+            probabilities: Turns raw outputs (P,3) into class probabilities (P,C).
+        """
+        network = self.current[task]
+        optimizer = torch.optim.Adam(network.parameters(), START_RATE)
+        falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, START_STEPS)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(START_STEPS):
+            outputs = torch.logit(torch.rand(START_POINTS, 3, generator=generator), 1e-6)
+            scores = self.scores(task, outputs)
+            loss = nn.functional.cross_entropy(scores, probabilities(outputs))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            falling.step()
+        self.average[task].load_state_dict(network.state_dict())
 
     def scores(self, task: str, outputs: Tensor, average: bool = False) -> Tensor:
         """Scores classes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -11,17 +12,22 @@ from torch import Tensor
 from ctnet.blocks.encoders import Encoder, Pretrained
 from ctnet.blocks.features import Features
 from ctnet.data.dataset import Sample
+from ctnet.label_tables import TableReader
+from ctnet.labels import task_anchors
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.convert import TABLES, State, config_with_tables
 from ctnet.rules import S
-from ctnet.tasks import get_task
+from ctnet.tasks import TaskSpec, get_task
 from ctnet.training.auxiliary import AuxiliaryHeads
 from ctnet.training.consistency import Consistency, ConsistentBatch
 from ctnet.training.distributed import anywhere, own_rows
 from ctnet.training.encoder_heads import EncoderHeads
 from ctnet.training.loop import TrainingLoop, find_encoders
-from ctnet.training.losses import CompositeLoss, balanced_class_weights
+from ctnet.training.losses import CompositeLoss, balanced_class_weights, smooth_class_scores
 from ctnet.training.readers import LearnedReaders
+
+START_SHARPNESS = 20.0
+"""How sharply a reader tells classes apart that begins from anchors."""
 
 
 class Trainer(TrainingLoop[CompositeModel]):
@@ -32,23 +38,37 @@ class Trainer(TrainingLoop[CompositeModel]):
     def _build(self, pretrained_encoder: Pretrained) -> CompositeModel:
         return build(self.config.model, pretrained_encoder)
 
-    def _prepare(self, heads: State | None) -> AuxiliaryHeads | None:
+    def _prepare(self, weights: State | None, heads: State | None) -> AuxiliaryHeads | None:
         self.loss = self._create_loss()
-        if not any(span.config.auxiliary for span in self.config.spans):
+        supervised = any(span.config.auxiliary for span in self.config.spans)
+        if not supervised and not self.config.reader_width:
             return None
-        auxiliary = AuxiliaryHeads(
-            self.model, self.loss, self._create_readers(), self._create_encoder_heads()
-        )
+        known = any(name.startswith("readers.") for name in heads or ())
+        readers = self._create_readers(None if known else weights)
+        auxiliary = AuxiliaryHeads(self.model, self.loss, readers, self._create_encoder_heads())
         if heads is not None:
             auxiliary.start_from(heads)
         return auxiliary.to(self.device)
 
-    def _create_readers(self) -> LearnedReaders | None:
+    def _create_readers(self, weights: State | None) -> LearnedReaders | None:
         if not self.config.reader_width:
             return None
         tasks = [get_task(name) for name in self.config.model.tasks]
-        classes = {task.name: len(task.classes) for task in tasks if task.kind == "classes"}
-        return LearnedReaders(classes, self.config.reader_width)
+        coded = [task for task in tasks if task.kind == "classes"]
+        classes = {task.name: len(task.classes) for task in coded}
+        readers = LearnedReaders(classes, self.config.reader_width)
+        if weights is not None:
+            for task in coded:
+                readers.start_from(task.name, self._reading(task, weights))
+        return readers
+
+    def _reading(self, task: TaskSpec, weights: State) -> Callable[[Tensor], Tensor]:
+        """How the network that the run starts from reads a task: raw outputs to probabilities."""
+        table = weights.get(TABLES + task.name)
+        if table is not None:
+            return TableReader(table).probabilities
+        points = task_anchors(task, self.config.model.anchors)
+        return lambda outputs: smooth_class_scores(outputs, points, START_SHARPNESS).softmax(-1)
 
     def _create_encoder_heads(self) -> EncoderHeads | None:
         if not any(span.config.encoder_auxiliary for span in self.config.spans):
