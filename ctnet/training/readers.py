@@ -59,7 +59,7 @@ class LearnedReaders(nn.Module):
             scores = self.scores(task, outputs)
             loss = nn.functional.cross_entropy(scores, probabilities(outputs))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             falling.step()
         self.average[task].load_state_dict(network.state_dict())
