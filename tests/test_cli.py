@@ -11,7 +11,7 @@ from ctnet.cli.main import build_parser, main
 
 COMMANDS = (
     "list", "info", "predict", "palette", "train", "train-zoo", "finetune", "eval",
-    "import", "download", "push", "export", "bench", "demo",
+    "label-tables", "import", "download", "push", "export", "bench", "demo",
 )  # fmt: skip
 
 
@@ -21,6 +21,23 @@ def test_help_shows_an_example(command, capsys):
         build_parser().parse_args([*command.split(), "--help"])
     assert stop.value.code == 0
     assert f"ctnet {command}" in capsys.readouterr().out.split("example:")[1]
+
+
+def test_help_lists_the_commands_in_groups(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    groups = capsys.readouterr().out.split("options:")[0].split("\n\n")[2:-1]
+    assert [group.split(":")[0] for group in groups] == ["Predict", "Models", "Train and measure"]
+    listed = [line.split()[0] for group in groups for line in group.splitlines()[1:]]
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_no_command_is_a_usage_error(capsys):
+    for words in ([], ["palette"], ["tables"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+    assert "usage: ctnet" in capsys.readouterr().err
 
 
 def test_list_shows_names_and_sizes(capsys):

@@ -284,7 +284,7 @@ def test_the_command_counts_and_reports(write_photographs, model, tmp_path, caps
     out = tmp_path / "tabled"
     assert main(["label-tables", model, "--data", str(data), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "mIoU on photographs left out of the counting" in printed and "seg        S " in printed
+    assert "mIoU on photographs that were not counted" in printed and "seg        S " in printed
     assert "6 photographs" in printed
     again = ctnet.load(f"local-dir:{out}")
     before = ctnet.load(model)

@@ -155,7 +155,7 @@ def entry(checkpoint, monkeypatch, tmp_path):
 
 def test_a_model_that_is_nowhere(entry, capsys):
     assert main(["info", entry.info.name]) == 0
-    assert capsys.readouterr().out.endswith("a checkout of the repository has them\n")
+    assert capsys.readouterr().out.endswith("a clone of the repository has them\n")
     assert main(["download", entry.info.name]) == 1
     assert "neither installed nor published" in capsys.readouterr().err
 
@@ -183,7 +183,7 @@ def test_places_are_asked_in_order(
         assert len(logged_in.requests) == asked
         shutil.rmtree(base / "mine")
     assert main(["info", "mine"]) == 0
-    assert capsys.readouterr().out.endswith("files: none yet; get them by: ctnet download mine\n")
+    assert capsys.readouterr().out.endswith("files: not here yet; run: ctnet download mine\n")
     assert len(logged_in.requests) == asked
     assert main(["download", "--all"]) == 0
     cached = capsys.readouterr().out.split(": ")[1].strip()
@@ -235,8 +235,8 @@ def test_a_maintainer_publishes_by_one_command(logged_in, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["download"], "give the names of models, or --all"),
-        (["download", "ctn-r2", "--all"], "give the names of models, or --all"),
+        (["download"], "give names of models or --all"),
+        (["download", "ctn-r2", "--all"], "give names of models or --all"),
         (["download", "ctn-r77"], "did you mean 'ctn-r"),
         (["download", "hf-hub:../../x"], "ORG/REPO"),
         (["push", "ctn-r77", "--repo", "a/b"], "did you mean 'ctn-r"),

@@ -442,7 +442,7 @@ def test_results_are_not_taken_for_photographs(model, photos, capsys):
         assert predict(model, out, photos, "--palette", "single:edges", "--recursive") == 0
     assert len(list(out.glob("*_composite.png"))) == 5
     assert predict(model, photos, photos) == 1
-    assert "give another --out" in capsys.readouterr().err
+    assert "choose another --out" in capsys.readouterr().err
 
 
 def test_photographs_become_a_video(model, network, photos, tmp_path):
@@ -470,7 +470,7 @@ def test_existing_results(model, photos, clip, tmp_path, kind, capsys):
     assert predict(model, tmp_path, *arguments, "--existing", "skip") == 0
     assert "skipped" in capsys.readouterr().out
     assert predict(model, tmp_path, *arguments, "--existing", "fail") == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "exists; remove it" in capsys.readouterr().err
     assert done.read_text() == "mine"
     assert predict(model, tmp_path, *arguments) == 0
     assert len(done.read_bytes()) > 10
@@ -482,11 +482,11 @@ def test_existing_results(model, photos, clip, tmp_path, kind, capsys):
         (["PHOTO", "--frames", "1:2"], "are for videos"),
         (["PHOTO", "--every", "2"], "are for videos"),
         (["PHOTO", "--labels"], "are for videos"),
-        (["PHOTO", "--rate", "2"], "--rate is for photographs"),
-        (["CLIP", "--rate", "2", "--side-by-side", "x.mp4"], "--rate is for photographs"),
+        (["PHOTO", "--rate", "2"], "--rate needs photographs"),
+        (["CLIP", "--rate", "2", "--side-by-side", "x.mp4"], "--rate needs photographs"),
         (["CLIP", "PHOTO", "--side-by-side", "x.mp4"], "1 videos and 1 photographs"),
-        (["CLIP", "--side-by-side", "CLIP"], "would replace the video itself"),
-        (["PHOTO", "--side-by-side", "x.mp4", "--existing", "skip"], "leaves photographs out"),
+        (["CLIP", "--side-by-side", "CLIP"], "would overwrite the input video"),
+        (["PHOTO", "--side-by-side", "x.mp4", "--existing", "skip"], "leave photographs out"),
         (["PHOTO", "--side-by-side", "x.avi"], "written as .mp4"),
         (["CLIP", "--side-by-side", "x.avi"], "written as .mp4"),
         (["CLIP", "--frames", "7"], "such as 100:250"),

@@ -5,26 +5,17 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
-from ctnet import defaults
-from ctnet.cli.export import AddCommand
+from ctnet.cli.commands import Commands, add_device, add_long_side
 
 DEFAULT_MODEL = "ctn-r1"
-"""Trained on any task anywhere, as a painter asks for them."""
+"""Trained on any task anywhere, which is how people paint."""
 
 EXTRA = "the demo needs gradio: pip install 'ctnet[demo]' (from a clone: pip install '.[demo]')"
 
 
-def add_demo_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], add: AddCommand
-) -> None:
-    """Adds the command to a parser.
-
-    Args:
-        commands: The parser's commands.
-        add: Function (commands, name, summary, example, run) that adds one.
-    """
-    demo = add(
-        commands,
+def add_commands(commands: Commands) -> None:
+    """Adds ``ctnet demo``."""
+    demo = commands.add(
         "demo",
         "paint tasks on a photograph in the browser (needs the extra [demo])",
         "ctnet demo --model ctn-r1",
@@ -33,23 +24,17 @@ def add_demo_command(
     demo.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="model that the page begins with: a model's name, or local-dir:PATH "
-        "(default: %(default)s)",
+        help="model selected at the start: its name, or local-dir:PATH (default: %(default)s)",
     )
     demo.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 lets other machines in (default: %(default)s, this "
-        "machine alone)",
+        help="address to listen on; 0.0.0.0 lets other machines connect (default: %(default)s, "
+        "this machine only)",
     )
-    demo.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    demo.add_argument(
-        "--long-side",
-        type=int,
-        default=defaults.LONG_SIDE,
-        help="working size in pixels (default: %(default)s)",
-    )
-    demo.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    demo.add_argument("--port", type=int, help="default: the first free port from 7860 on")
+    add_long_side(demo)
+    add_device(demo)
     demo.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
 
 

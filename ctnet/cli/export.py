@@ -1,38 +1,38 @@
-"""The command ``ctnet export``: a network as one file for other runtimes."""
+"""The commands ``ctnet export`` and ``ctnet import``: networks from and for other code."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-AddCommand = Callable[..., argparse.ArgumentParser]
+from ctnet.cli.commands import Commands, add_model
 
 
-def add_export_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], add: AddCommand
-) -> None:
-    """Adds the command to a parser.
-
-    Args:
-        commands: The parser's commands.
-        add: Function (commands, name, summary, example, run) that adds one.
-    """
-    export = add(
-        commands,
+def add_commands(commands: Commands) -> None:
+    """Adds ``ctnet export`` and ``ctnet import``."""
+    export = commands.add(
         "export",
         "write a network as one file for other runtimes (onnx needs the extra [export])",
         "ctnet export ctn-r1 --format onnx --out ctn-r1.onnx",
         _export,
     )
-    export.add_argument("model", help="a model's name, or local-dir:PATH")
+    add_model(export)
     export.add_argument(
         "--format", default="onnx", help="onnx, torchscript or torch-export (default: %(default)s)"
     )
     export.add_argument(
-        "--int8", action="store_true", help="onnx: kernels in 8 bits, a quarter of the size"
+        "--int8", action="store_true", help="onnx: 8-bit kernels, a quarter of the file size"
     )
-    export.add_argument("--out", type=Path, required=True, help="the file to write")
+    export.add_argument("--out", type=Path, required=True, help="file to write")
+
+    original = commands.add(
+        "import",
+        "convert a checkpoint of the paper's published code",
+        "ctnet import epoch=99.ckpt --out imported/",
+        _import,
+    )
+    original.add_argument("checkpoint", type=Path, help="layout v0 or v1, .ckpt or .safetensors")
+    original.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -42,4 +42,13 @@ def _export(args: argparse.Namespace) -> int:
     name = args.model.rstrip("/").rsplit("/", 1)[-1]
     path = export(load(args.model), args.out, args.format, name, args.int8)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {args.format}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from ctnet.models.checkpoint import save_checkpoint
+    from ctnet.models.import_original import import_published
+
+    save_checkpoint(import_published(args.checkpoint), args.out)
+    print(f"weights: {args.out}; use them as local-dir:{args.out}")
     return 0

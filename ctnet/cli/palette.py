@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctnet import defaults
-from ctnet.cli.hub import AddCommand
+from ctnet.cli.commands import Commands, add_device, add_long_side, add_seed
 from ctnet.palette import Palette, Size, read_ids, read_mask
 from ctnet.rules import get_rule
 from ctnet.tasks import DEFAULT_TASKS
@@ -19,87 +18,74 @@ if TYPE_CHECKING:
     from ctnet.images import RGB
 
 SEGMENTER = "ctn-r1"
-"""Model whose segmentation becomes a palette: trained on mosaics, it does any task anywhere."""
+"""Default segmentation model: trained on mosaics, it does any task anywhere."""
 
 NOTHING = "none"
-"""Name on the command line for asking nothing."""
+"""Task name on the command line for asking for nothing."""
 
 
-def add_palette_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], add: AddCommand
-) -> None:
-    """Adds the commands to a parser.
-
-    Args:
-        commands: The parser's commands.
-        add: Function (commands, name, summary, example, run) that adds one.
-    """
-    palette = add(
-        commands,
+def add_commands(commands: Commands) -> None:
+    """Adds ``ctnet palette`` with ``make``, ``edit`` and ``show``."""
+    palette = commands.add(
         "palette",
-        "make, edit and look at palettes",
+        "make, edit and show palettes",
         "ctnet palette make mosaic --size 240x320 --out palette.png",
-        lambda _: 0,
     )
-    actions = palette.add_subparsers(required=True, metavar="ACTION")
-    make = add(
-        actions,
+    actions = Commands(palette, "ACTION")
+    actions.group("Actions")
+    make = actions.add(
         "make",
-        "make a palette by a rule",
+        "make a palette from a rule",
         "ctnet palette make R2 --image photo.jpg --out palette.png",
         _make,
     )
     make.add_argument(
         "rule",
-        help="R1, R2, R3, Rrnd, single:TASK or a rule file; with --image also auto: what the "
-        "palette network proposes",
+        help="R1, R2, R3, Rrnd, single:TASK or a rule file; with --image also auto, the palette "
+        "network's proposal",
     )
     make.add_argument("--size", metavar="HxW", help="height and width of the palette")
     make.add_argument(
-        "--labels", type=Path, metavar="PNG", help="class map (VOC class ids) that the rule reads"
+        "--labels", type=Path, metavar="PNG", help="class map (VOC class ids) for the rule"
     )
     make.add_argument(
         "--image",
         type=Path,
         metavar="PHOTO",
-        help="photograph whose segmentation by --model the rule reads",
+        help="photograph; --model segments it for the rule",
     )
-    _add_model(make, f"network that segments (default: {SEGMENTER}), and whose tasks the ids are")
-    make.add_argument(
-        "--long-side",
-        type=int,
-        default=defaults.LONG_SIDE,
-        help="working size in pixels (default: %(default)s)",
-    )
-    make.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    make.add_argument("--seed", type=int, default=0, help="of mosaics and random palettes")
+    _add_model(make, f"network that segments (default: {SEGMENTER}) and whose task ids are used")
+    add_long_side(make)
+    add_device(make)
+    add_seed(make)
     _add_out(make)
 
-    edit = add(
-        actions,
+    edit = actions.add(
         "edit",
-        "paint on a palette, in the order given; the task none asks for nothing",
+        "paint on a palette",
         "ctnet palette edit palette.png --box normals 10 20 110 90 --mask parts person.png "
         "--replace seg none --out edited.png",
         _edit,
     )
-    edit.add_argument("palette", type=Path)
-    _add_model(edit, "network whose tasks the ids are (default: the five of the paper)")
+    edit.add_argument("palette", type=Path, help="palette PNG")
+    _add_model(edit, "network whose task ids are used (default: the paper's five tasks)")
+    edits = edit.add_argument_group(
+        "edits", "applied in the order given; the task none asks for nothing"
+    )
     for name, (count, names, what, _) in EDITS.items():
-        edit.add_argument(
+        edits.add_argument(
             f"--{name}", nargs=count, action=_Edit, dest="edits", metavar=names, help=what
         )
     _add_out(edit)
 
-    show = add(
-        actions,
+    show = actions.add(
         "show",
-        "say what a palette asks for, and draw it",
+        "print a palette's tasks and draw it",
         "ctnet palette show palette.png --image photo.jpg --out preview.png",
         _show,
     )
-    show.add_argument("palette", type=Path)
-    _add_model(show, "network whose tasks the ids are (default: the five of the paper)")
+    show.add_argument("palette", type=Path, help="palette PNG")
+    _add_model(show, "network whose task ids are used (default: the paper's five tasks)")
     show.add_argument("--image", type=Path, metavar="PHOTO", help="draw it over this photograph")
     show.add_argument("--out", type=Path, metavar="PNG", help="picture with a legend")
 
@@ -109,7 +95,7 @@ def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="the new palette")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="palette to write")
 
 
 class _Edit(argparse.Action):
@@ -130,14 +116,14 @@ def _make(args: argparse.Namespace) -> int:
     given = [name for name in ("size", "labels", "image") if getattr(args, name) is not None]
     if len(given) != 1:
         raise ValueError(
-            "give one of --size HxW, --labels with a class map and --image with a photograph; got "
-            f"{' and '.join(f'--{name}' for name in given) or 'none'}."
+            "give exactly one of --size HxW, --labels CLASS_MAP and --image PHOTO; got "
+            f"{' and '.join(f'--{name}' for name in given) or 'neither'}."
         )
     generator = np.random.default_rng(args.seed)
     if args.image is not None:
         palette = _of_photograph(args, generator)
     elif args.rule == "auto":
-        raise ValueError("auto looks at a photograph: give --image.")
+        raise ValueError("the rule auto needs a photograph: give --image.")
     else:
         tasks = _tasks(args)
         labels = None if args.labels is None else read_ids(args.labels)
@@ -156,7 +142,7 @@ def _of_photograph(args: argparse.Namespace, generator: np.random.Generator) -> 
     device = pick_device(args.device)
     if args.rule == AUTO:
         if args.model is not None:
-            raise ValueError("auto is the palette network's proposal; leave --model out.")
+            raise ValueError("the rule auto uses the palette network; remove --model.")
         return proposer(device).predict(image, args.long_side)
     model = None
     if args.model is not None:
@@ -168,15 +154,15 @@ def _of_photograph(args: argparse.Namespace, generator: np.random.Generator) -> 
         model = model or CompositeModel.from_pretrained(SEGMENTER, device=device)
         if "seg" not in model.tasks:
             raise ValueError(
-                f"rule {rule.name} reads a segmentation, which {args.model} does not do (its "
-                f"tasks: {', '.join(model.tasks)}); give another --model."
+                f"rule {rule.name} needs a segmentation, but the tasks of {args.model} are "
+                f"{', '.join(model.tasks)}; give another --model."
             )
         labels = model.predict(image, "single:seg", args.long_side).labels["seg"]
     return rule.palette(image.shape[:2], generator, labels, tasks)
 
 
 def _tasks(args: argparse.Namespace) -> tuple[str, ...]:
-    """Returns the tasks that ids stand for: those of the model that is named, if one is."""
+    """Returns the tasks of the ids: those of ``--model``, if given."""
     from ctnet.models.base import CompositeModel
 
     return DEFAULT_TASKS if args.model is None else CompositeModel.from_pretrained(args.model).tasks
@@ -185,7 +171,7 @@ def _tasks(args: argparse.Namespace) -> tuple[str, ...]:
 def _parse_size(text: str) -> Size:
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal()):
-        raise ValueError(f"--size is HEIGHTxWIDTH, such as 240x320; got {text!r}.")
+        raise ValueError(f"--size must be HEIGHTxWIDTH, such as 240x320; got {text!r}.")
     return int(height), int(width)
 
 
@@ -210,9 +196,9 @@ def _number(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise ValueError(f"places are numbers of pixels; got {text!r}.") from None
+        raise ValueError(f"coordinates must be numbers of pixels; got {text!r}.") from None
     if not np.isfinite(number):
-        raise ValueError(f"places are finite numbers of pixels; got {text!r}.")
+        raise ValueError(f"coordinates must be finite; got {text!r}.")
     return number
 
 
@@ -230,7 +216,7 @@ def _paint_polygon(palette: Palette, task: str, *corners: str) -> Palette:
     for corner in corners:
         x, comma, y = corner.partition(",")
         if not comma:
-            raise ValueError(f"a corner is X,Y, such as 10,20; got {corner!r}.")
+            raise ValueError(f"a corner must be X,Y, such as 10,20; got {corner!r}.")
         points.append((_number(x), _number(y)))
     return palette.paint_polygon(points, _task(task))
 
@@ -252,12 +238,22 @@ EDITS: dict[str, tuple[int | str, tuple[str, ...], str, Edit]] = {
         _paint_box,
     ),
     "circle": (4, ("TASK", "X", "Y", "RADIUS"), "paint a circle", _paint_circle),
-    "polygon": ("+", ("TASK", "X,Y"), "paint a polygon of three corners or more", _paint_polygon),
+    "polygon": (
+        "+",
+        ("TASK", "X,Y"),
+        "paint a polygon with at least three corners",
+        _paint_polygon,
+    ),
     "mask": (2, ("TASK", "MASK"), "paint where a black-and-white PNG is not 0", _paint_mask),
-    "fill": (1, ("TASK",), "ask for a task everywhere", lambda palette, x: palette.fill(_task(x))),
+    "fill": (
+        1,
+        ("TASK",),
+        "ask for one task everywhere",
+        lambda palette, x: palette.fill(_task(x)),
+    ),
     "replace": (2, ("OLD", "NEW"), "ask for NEW where OLD was asked for", _replace),
 }
-"""By option: number and names of its values, what it does, and how."""
+"""By option: number and names of its values, help, and the edit itself."""
 
 
 def _write(palette: Palette, path: Path) -> int:
@@ -272,7 +268,7 @@ def _show(args: argparse.Namespace) -> int:
     from ctnet.prediction.drawing import draw_palette
 
     if args.image is not None and args.out is None:
-        raise ValueError("--image goes with --out, the picture to write.")
+        raise ValueError("--image needs --out, the picture to write.")
     palette = Palette.load(args.palette, _tasks(args))
     print(f"{args.palette}: {palette.size[0]} x {palette.size[1]} pixels")
     for task, share in palette.shares().items():

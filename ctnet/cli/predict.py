@@ -1,4 +1,4 @@
-"""The command that does the tasks on photographs and videos: ``ctnet predict``."""
+"""The command ``ctnet predict``: photographs and videos in, labels and pictures out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctnet import defaults
-from ctnet.cli.hub import AddCommand
+from ctnet.cli.commands import Commands, add_device, add_long_side
 
 if TYPE_CHECKING:
     from ctnet.images import RGB
@@ -20,27 +20,18 @@ if TYPE_CHECKING:
     from ctnet.prediction.prediction import Prediction
     from ctnet.video import Frames, VideoWriter
 
-
 SLIDES = 2.0
-"""Photographs a second in a video of photographs, where no other rate is given."""
+"""Default number of photographs per second in a video of photographs."""
 
 LOG_INTERVAL = 10.0
-"""Seconds between the lines of a progress bar that goes to a file."""
+"""Seconds between updates of a progress bar that is not on a terminal."""
 
 
-def add_predict_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], add: AddCommand
-) -> None:
-    """Adds the command to a parser.
-
-    Args:
-        commands: The parser's commands.
-        add: Function (commands, name, summary, example, run) that adds one.
-    """
-    predict = add(
-        commands,
+def add_commands(commands: Commands) -> None:
+    """Adds ``ctnet predict``."""
+    predict = commands.add(
         "predict",
-        "do the tasks on photographs and videos",
+        "predict on photographs and videos",
         "ctnet predict photos/ 'more/*.jpg' --palette single:normals --out out/\n"
         "  ctnet predict clip.mp4 --frames 100:400 --side-by-side clip-tasks.mp4",
         _predict,
@@ -50,15 +41,15 @@ def add_predict_command(
         nargs="+",
         metavar="SOURCE",
         help="photographs, videos (extra [video]), folders of them, and quoted patterns such as "
-        "'photos/*.jpg'; folders and patterns in natural order",
+        "'photos/*.jpg'; folders and patterns are read in natural order",
     )
     predict.add_argument("--recursive", action="store_true", help="search subfolders too")
     predict.add_argument("--model", default=defaults.MODEL, help="default: %(default)s")
     predict.add_argument(
         "--palette",
         default=defaults.PALETTE,
-        help="a rule (R1, R2, R3, Rrnd, or a .toml/.yaml file), single:TASK, a palette PNG, or "
-        "auto: what the palette network proposes; R2 and R3 read the model's own segmentation "
+        help="a rule (R1, R2, R3, Rrnd or a .toml/.yaml file), single:TASK, a palette PNG, or "
+        "auto, the palette network's proposal; R2 and R3 use the model's own segmentation "
         "(default: %(default)s)",
     )
     predict.add_argument("--out", type=Path, default=Path("out"), help="default: %(default)s/")
@@ -66,39 +57,39 @@ def add_predict_command(
         "--existing",
         choices=("replace", "skip", "fail"),
         default="replace",
-        help="where results of the same name are there already (default: %(default)s)",
+        help="what to do with results that exist already (default: %(default)s)",
     )
+    add_long_side(predict)
     predict.add_argument(
-        "--long-side",
+        "--seed",
         type=int,
-        default=defaults.LONG_SIDE,
-        help="working size in pixels (default: %(default)s)",
+        default=0,
+        help="seed of mosaics and random palettes, the same for each frame",
     )
-    predict.add_argument(
-        "--seed", type=int, default=0, help="of mosaics and random palettes, the same in each frame"
-    )
-    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    add_device(predict)
     video = predict.add_argument_group("videos (extra [video])")
     video.add_argument(
         "--side-by-side",
         type=Path,
         metavar="FILE.mp4",
-        help="video of photograph and overlay, of one video or of all photographs, one a frame; "
-        "without it each video gets OUT/NAME_side_by_side.mp4",
+        help="video of photograph and overlay side by side, of one video or of all photographs "
+        "(default for videos: OUT/NAME_side_by_side.mp4)",
     )
     video.add_argument(
-        "--rate", type=float, help=f"photographs a second in such a video (default: {SLIDES:g})"
+        "--rate", type=float, help=f"photographs per second in such a video (default: {SLIDES:g})"
     )
-    video.add_argument("--frames", metavar="A:B", help="frames A to B-1 alone, counted from 0")
-    video.add_argument("--every", type=int, default=1, metavar="N", help="one of N frames")
+    video.add_argument("--frames", metavar="A:B", help="only frames A to B-1, counted from 0")
+    video.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth frame")
     video.add_argument(
-        "--labels", action="store_true", help="also palette and labels of each frame, OUT/NAME/"
+        "--labels",
+        action="store_true",
+        help="also save palette and labels of each frame to OUT/NAME/",
     )
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A file to work on, and the stem of its results, which no other source has."""
+    """An input file and the unique stem of its results."""
 
     path: Path
     name: str
@@ -107,7 +98,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is done with every source."""
+    """The settings for all sources."""
 
     args: argparse.Namespace
     model: CompositeModel
@@ -115,19 +106,19 @@ class _Job:
     frames: Frames
 
     def predict(self, image: Path | RGB) -> Prediction:
-        """Does the tasks on an image."""
+        """Predicts on one image."""
         return self.model.predict(image, self.palette, self.args.long_side, self.args.seed)
 
     def present(self, path: Path) -> bool:
-        """Whether results that are there already stand for new ones.
+        """Says whether to skip a source because its results exist.
 
         Raises:
-            ValueError: If they are there, and must not be.
+            ValueError: If they exist and ``--existing`` is ``fail``.
         """
         if self.args.existing == "replace" or not path.exists():
             return False
         if self.args.existing == "fail":
-            raise ValueError(f"{path} is there already; remove it, or --existing replace or skip.")
+            raise ValueError(f"{path} exists; remove it, or use --existing replace or skip.")
         return True
 
 
@@ -152,7 +143,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _find(args: argparse.Namespace) -> tuple[list[_Source], int]:
-    """Lists the files to work on; says which arguments hold none, and counts these."""
+    """Finds the input files; reports and counts arguments without any."""
     from ctnet import images, video
 
     found: dict[Path, None] = {}
@@ -165,7 +156,7 @@ def _find(args: argparse.Namespace) -> tuple[list[_Source], int]:
                 paths = [path for path in paths if out not in path.resolve().parents]
                 if not paths:
                     raise ValueError(
-                        f"folder {given} holds nothing but what --out holds; give another --out."
+                        f"folder {given} has no files outside --out; choose another --out."
                     )
         except (ValueError, OSError) as error:
             _report(given, error)
@@ -176,10 +167,10 @@ def _find(args: argparse.Namespace) -> tuple[list[_Source], int]:
 
 
 def _named(paths: Sequence[Path] | dict[Path, None]) -> Iterator[_Source]:
-    """Gives each file a stem of its own: its name's, with a number where another has that."""
+    """Gives each file a unique stem: its own, with a number if that is taken."""
     from ctnet.video import SUFFIXES
 
-    # Some file systems hold a.png and A.png to be the same.
+    # On some file systems a.png and A.png are the same file.
     taken = set()
     for path in paths:
         name, count = path.stem, 1
@@ -194,25 +185,24 @@ def _check_options(args: argparse.Namespace, frames: Frames, sources: list[_Sour
     videos = [source for source in sources if source.video]
     photos = len(sources) - len(videos)
     if sources and not videos and (args.frames or frames.every > 1 or args.labels):
-        raise ValueError("--frames, --every and --labels are for videos; none was given.")
+        raise ValueError("--frames, --every and --labels are for videos; got only photographs.")
     if args.rate is not None and (args.side_by_side is None or not photos):
-        raise ValueError("--rate is for photographs with --side-by-side; videos keep their own.")
+        raise ValueError("--rate needs photographs and --side-by-side; videos keep their own rate.")
     if args.side_by_side is None:
         return
     if len(videos) > 1 or (videos and photos):
         raise ValueError(
-            f"--side-by-side names one file, for one video or for photographs alone; got "
-            f"{len(videos)} videos and {photos} photographs: leave it out, and each video gets a "
-            "file in --out."
+            f"--side-by-side takes one video, or photographs only; got {len(videos)} videos and "
+            f"{photos} photographs. Without it each video gets its own file in --out."
         )
     if any(source.path.resolve() == args.side_by_side.resolve() for source in videos):
-        raise ValueError(f"--side-by-side {args.side_by_side} would replace the video itself.")
+        raise ValueError(f"--side-by-side {args.side_by_side} would overwrite the input video.")
     if photos and args.existing == "skip":
-        raise ValueError("--existing skip leaves photographs out of a --side-by-side video.")
+        raise ValueError("--existing skip would leave photographs out of the --side-by-side video.")
 
 
 def _predict_sources(job: _Job, sources: list[_Source]) -> int:
-    """Works on each source in turn and says what was written; returns how many failed."""
+    """Predicts on each source, prints what was written, and returns how many failed."""
     from tqdm import tqdm
 
     failed = 0
@@ -247,7 +237,7 @@ def _slides(job: _Job) -> Iterator[VideoWriter]:
 def _on_photo(job: _Job, source: _Source, slides: VideoWriter | None) -> list[str]:
     done = job.args.out / f"{source.name}_composite.png"
     if job.present(done):
-        return [f"{source.path}: skipped, {done} is there"]
+        return [f"{source.path}: skipped, {done} exists"]
     prediction = job.predict(source.path)
     written = prediction.save(job.args.out, source.name)
     if slides is not None:
@@ -262,7 +252,7 @@ def _on_video(job: _Job, source: _Source) -> list[str]:
     target = job.args.side_by_side or job.args.out / f"{source.name}_side_by_side.mp4"
     folder = job.args.out / source.name
     if job.present(target):
-        return [f"{source.path}: skipped, {target} is there"]
+        return [f"{source.path}: skipped, {target} exists"]
     with VideoReader(source.path) as reader:
         rate = reader.rate / job.frames.every
         total = job.frames.count(reader.expected)
@@ -274,13 +264,13 @@ def _on_video(job: _Job, source: _Source) -> list[str]:
                     prediction.save_labels(folder, f"{frame.number:06}")
                 bar.update()
     lines = [
-        f"{source.path}: {writer.count} frames, {float(rate):.5g} a second",
+        f"{source.path}: {writer.count} frames, {float(rate):.5g} per second",
         f"  {'video':<10} {target}",
     ]
     if job.args.labels:
         lines.append(f"  {'labels':<10} {folder}")
     if reader.problem is not None:
-        # What could be read is written, and said to be; the exit status tells of the rest.
+        # Report the frames that could be read; the exit status says that some could not.
         from tqdm import tqdm
 
         tqdm.write("\n".join(lines))
@@ -289,7 +279,7 @@ def _on_video(job: _Job, source: _Source) -> list[str]:
 
 
 def _bar(total: int, unit: str, what: str = "", shown: bool | None = True) -> Any:
-    """Makes a progress bar on stderr; ``shown`` None: only on a terminal."""
+    """Makes a progress bar on stderr; with ``shown=None`` only on a terminal."""
     from tqdm import tqdm
 
     return tqdm(
@@ -303,7 +293,7 @@ def _bar(total: int, unit: str, what: str = "", shown: bool | None = True) -> An
 
 
 def _report(source: str | Path, error: Exception) -> None:
-    """Says in one line of stderr what is wrong with a source."""
+    """Prints one line to stderr about what is wrong with a source."""
     from tqdm import tqdm
 
     text = " ".join(str(error).split())

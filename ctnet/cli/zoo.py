@@ -1,64 +1,73 @@
-"""The commands on where weights lie: ``ctnet info | download | push``."""
+"""The commands on the zoo's models: ``ctnet list | info | download | push``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-AddCommand = Callable[..., argparse.ArgumentParser]
+from ctnet.cli.commands import Commands
+from ctnet.tasks import nearest
 
 
-def add_hub_commands(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], add: AddCommand
-) -> None:
-    """Adds the commands to a parser.
+def add_commands(commands: Commands) -> None:
+    """Adds ``ctnet list``, ``info``, ``download`` and ``push``."""
+    listing = commands.add(
+        "list", "list the zoo's models and their sizes", "ctnet list 'ctn-*'", _list
+    )
+    listing.add_argument("pattern", nargs="?", default="*", help="shell-style pattern of names")
 
-    Args:
-        commands: The parser's commands.
-        add: Function (commands, name, summary, example, run) that adds one.
-    """
-    info = add(
-        commands,
+    info = commands.add(
         "info",
-        "show all that is known of a model, and where its files are looked for",
+        "show a model's manifest entry and where its files are",
         "ctnet info ctn-r2",
         _info,
     )
-    info.add_argument("name")
+    info.add_argument("name", help="name of a model")
 
-    download = add(
-        commands,
+    download = commands.add(
         "download",
-        "fetch models that are not installed, and check their files",
+        "download models that are not installed and check their files",
         "ctnet download ctn-r1 hf-hub:org/repo@v1",
         _download,
     )
-    download.add_argument("names", nargs="*", metavar="NAME", help="of the zoo, or hf-hub:ORG/REPO")
+    download.add_argument(
+        "names", nargs="*", metavar="NAME", help="name of a model, or hf-hub:ORG/REPO"
+    )
     download.add_argument("--all", action="store_true", help="all models of the zoo")
     download.add_argument(
         "--refresh", action="store_true", help="ask the Hub for the newest commit of a branch"
     )
 
-    push = add(
-        commands,
+    push = commands.add(
         "push",
         "publish a checkpoint on the Hugging Face Hub",
         "ctnet push local-dir:runs/pets/checkpoint --repo my-name/ctn-pets",
         _push,
     )
-    push.add_argument("name", help="a model's name, or local-dir:PATH")
-    push.add_argument("--repo", required=True, metavar="ORG/REPO", help="made if missing")
+    push.add_argument("name", help="name of a model, or local-dir:PATH")
+    push.add_argument("--repo", required=True, metavar="ORG/REPO", help="created if missing")
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.add_argument(
         "--record",
         nargs="?",
         const="",
         metavar="MANIFEST",
-        help="enter repository and commit in the zoo's manifest",
+        help="write repository and commit to the zoo's manifest",
     )
+
+
+def _list(args: argparse.Namespace) -> int:
+    from ctnet.zoo.manifest import list_models, model_info
+
+    names = list_models(args.pattern)
+    if not names:
+        raise ValueError(f"no model matches {args.pattern!r}{nearest(args.pattern, list_models())}")
+    for name in names:
+        info = model_info(name)
+        print(f"{name:<14}{info.parameters / 1e6:6.2f} M parameters  {info.summary}")
+    return 0
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -71,9 +80,9 @@ def _info(args: argparse.Namespace) -> int:
     if any(place.found for place in found):
         print(f"files: {locate(args.name)}")
     elif info.repo_id:
-        print(f"files: none yet; get them by: ctnet download {args.name}")
+        print(f"files: not here yet; run: ctnet download {args.name}")
     else:
-        print("files: none, and none on the Hub yet; a checkout of the repository has them")
+        print("files: not here, and not on the Hub yet; a clone of the repository has them")
     return 0
 
 
@@ -82,7 +91,7 @@ def _download(args: argparse.Namespace) -> int:
     from ctnet.zoo.manifest import list_models
 
     if bool(args.names) == args.all:
-        raise ValueError("give the names of models, or --all for the zoo's; not both.")
+        raise ValueError("give names of models or --all, not both.")
     for name in args.names or list_models():
         print(f"{name}: {locate(name, refresh=args.refresh)}")
     return 0
