@@ -14,7 +14,8 @@ from benchmarks.speed import Bench, Part, Speed, measure
 from ctnet.evaluation.results import read_results
 from ctnet.tasks import nearest
 from tools.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
-from tools.readme_tables import metrics_table, replace_marked
+from tools.pages import replace_marked
+from tools.result_tables import metrics_table
 
 PARTS: dict[str, Part] = {**SPEED_PARTS, "labels": reading}
 """Measurements of ``speed`` by name."""

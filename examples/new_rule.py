@@ -11,8 +11,9 @@ from pathlib import Path
 
 import ctnet
 from ctnet.training.finetune import compare, finetune
-from tools.paper_tables import delta_m
-from tools.readme_tables import metrics_table, replace_marked
+from tools.pages import replace_marked
+from tools.paper_comparison import delta_m
+from tools.result_tables import metrics_table
 
 RULE = str(Path(__file__).with_name("indoor.toml"))
 PAGE = Path(__file__).parent.parent / "docs" / "adapting.md"

@@ -12,7 +12,7 @@ from pathlib import Path
 import ctnet
 from ctnet.data.derived import DERIVATIONS
 from ctnet.training.finetune import compare, finetune
-from tools.readme_tables import replace_marked
+from tools.pages import replace_marked
 
 TASK = "foreground"
 PAGE = Path(__file__).parent.parent / "docs" / "adapting.md"

@@ -19,13 +19,9 @@ from ctnet.label_tables import table_cells
 from ctnet.labels import class_anchors
 from ctnet.models.base import build
 from ctnet.tasks import DEFAULT_TASKS, get_task
-from tools.readme_tables import (
-    metrics_table,
-    palette_table,
-    read_alike,
-    update_labels_page,
-    update_readme,
-)
+from tools.measured import read_alike
+from tools.pages import update_labels_page, update_readme
+from tools.result_tables import metrics_table, palette_table
 
 SIZE = (48, 64)
 LABELS = {

@@ -7,15 +7,10 @@ import pytest
 
 from ctnet.evaluation.evaluate import EvalResult
 from ctnet.evaluation.results import read_results
+from tools.pages import update_tables_page
+from tools.paper_comparison import agreements, delta_m, reading
 from tools.paper_figures import MEASURES, PAPER_TABLES
-from tools.paper_tables import (
-    agreements,
-    delta_m,
-    labels_table,
-    paper_table,
-    reading,
-    update_tables_page,
-)
+from tools.paper_tables import labels_table, paper_table
 
 FIGURES = {
     "edges": "ods_f",

@@ -18,7 +18,8 @@ from ctnet.training.config import TrainConfig
 from ctnet.training.phases import Phase
 from ctnet.zoo.manifest import read_manifest
 from tools.__main__ import main
-from tools.release import Run, export_run, refresh, register
+from tools.release import export_run, refresh, register
+from tools.run import Run
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_cards_name_the_teacher(run, tmp_path, monkeypatch, where):
     elif where == "zoo":
         entry = ctnet.model_info("ctn-r1")
         models = {"ctn-r1": replace(entry, data=replace(run, folder=taught).data)}
-        monkeypatch.setattr("tools.release.read_manifest", lambda *_: models)
+        monkeypatch.setattr("tools.run.read_manifest", lambda *_: models)
         write(run.folder, init="ctn-r1")
     else:
         write(run.folder, init=str(plain))

@@ -107,7 +107,7 @@ def test_cards_are_complete(entry):
     """The Hub's metadata and the text say what the manifest says."""
     card = ModelCard.load(locate(entry.name) / "README.md")
     data = card.data
-    assert (data.model_name, data.license) == (entry.name, entry.licence.lower())
+    assert (data.model_name, data.license) == (entry.name, entry.license.lower())
     assert (data.library_name, data.pipeline_tag) == ("ctnet", "image-segmentation")
     found = {(m.dataset_config, m.metric_name): m.metric_value for m in data.eval_results}
     assert found == {

@@ -1,1 +1,1 @@
-"""Maintainers' tools, outside the package: releases, model cards, tables (``python -m tools``)."""
+"""Maintainers' tools, not part of the package: releases, model cards, tables."""

@@ -1,4 +1,4 @@
-"""Model cards: what a reader must know of a checkpoint, with metadata that the Hub understands."""
+"""Write model cards, with metadata for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 from ctnet.evaluation.evaluate import EvalResult, headline_name
 from ctnet.zoo.default_card import LIBRARY, PIPELINE, TAGS, usage
 from ctnet.zoo.manifest import ModelInfo
-from tools.readme_tables import metrics_table, palette_table
+from tools.result_tables import metrics_table, palette_table
 
 CARD = """---
 {metadata}
@@ -38,7 +38,7 @@ labels that are at least partly derived or distilled, not drawn by people.{readi
 
 Data: {data}
 
-Weights: {licence}. Stored as fp16; statistics of norms and task codes as fp32.
+Weights: {license}. Stored as fp16; statistics of norms and task codes as fp32.
 """
 
 
@@ -47,7 +47,7 @@ def model_card(info: ModelInfo, results: Sequence[EvalResult]) -> str:
 
     Args:
         info: The model.
-        results: What ``ctnet eval`` measured of it.
+        results: Its results of ``ctnet eval``.
     """
     proposes = info.config["system"] == "palette"
     return CARD.format(
@@ -59,12 +59,12 @@ def model_card(info: ModelInfo, results: Sequence[EvalResult]) -> str:
         table=palette_table(results) if proposes else metrics_table(results),
         training="\n".join(f"- {name.replace('_', ' ')}: {x}" for name, x in info.training.items()),
         data=info.data,
-        licence=info.licence,
+        license=info.license,
     )
 
 
 def _reading(info: ModelInfo) -> str:
-    """Says which tasks are read by label tables, where some are."""
+    """Names the tasks whose classes are read by label tables, if any."""
     tasks = info.config.get("label_tables", ())
     if not tasks:
         return ""
@@ -93,7 +93,7 @@ def _metadata(info: ModelInfo, results: Sequence[EvalResult]) -> ModelCardData:
     return ModelCardData(
         model_name=info.name,
         library_name=LIBRARY,
-        license=info.licence.lower(),
+        license=info.license.lower(),
         pipeline_tag=PIPELINE,
         tags=TAGS,
         eval_results=metrics,

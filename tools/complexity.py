@@ -1,7 +1,4 @@
-"""What CTN, MHN and STN cost, as ``python -m benchmarks complexity`` measured it: file and table.
-
-The measuring itself is in ``benchmarks/complexity.py``, which is no part of the package.
-"""
+"""Read, save and tabulate the cost of CTN, MHN and STN (``python -m benchmarks complexity``)."""
 
 from __future__ import annotations
 
@@ -19,16 +16,16 @@ SYSTEM_NAMES = {"ctn": "CTN", "mhn": "MHN", "stn": "STN"}
 
 @dataclass(frozen=True)
 class Cost:
-    """What one request costs on one image.
+    """The cost of one request on one image.
 
     Attributes:
         macs: Multiply-adds of convolutions and matrix products.
-        norm_macs: Multiply-adds of norms that are not folded into a convolution, one for each
-            element of a feature; not in ``macs``.
-        peak_bytes: Most bytes of tensors alive at once, beyond parameters and inputs.
+        norm_macs: Multiply-adds of norms that are not folded into a convolution, one per element
+            of a feature; not included in ``macs``.
+        peak_bytes: Peak bytes of tensors, without parameters and inputs.
         milliseconds: Median time.
-        ratio: Median over rounds of the time as a multiple of CTN's one composite of the same
-            size, run right before.
+        ratio: Median over rounds of the time divided by that of CTN's composite of the same size,
+            which ran just before.
     """
 
     macs: int
@@ -40,15 +37,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class SystemCost:
-    """What one system costs.
+    """The cost of one system.
 
     Attributes:
         size: ``paper``, ``compact`` or ``light``, also the name of the decoder.
         system: ``ctn``, ``mhn`` or ``stn``.
         encoder: Name of the encoder.
         parameters: Number of parameters for all tasks.
-        composite: One composite in which every task is asked somewhere.
-        dense: Every task everywhere, on one encoding of the image.
+        composite: Cost of one composite that asks for every task somewhere.
+        dense: Cost of every task everywhere, from one encoding of the image.
     """
 
     size: str
@@ -61,7 +58,7 @@ class SystemCost:
 
 @dataclass(frozen=True)
 class Complexity:
-    """All systems, and where they were measured.
+    """The costs of all systems, and the machine.
 
     Attributes:
         systems: The systems' costs.
@@ -86,7 +83,7 @@ class Complexity:
 
 
 def read_complexity(path: str | Path) -> Complexity:
-    """Reads what :meth:`Complexity.save` wrote.
+    """Reads a file written by :meth:`Complexity.save`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -102,7 +99,7 @@ def read_complexity(path: str | Path) -> Complexity:
 
 
 def complexity_table(complexity: Complexity) -> str:
-    """Builds a Markdown table: a row for each size, system and request."""
+    """Builds a Markdown table with a row per size, system and request."""
     side = complexity.side
     lines = [
         "| Size | System | Parameters | Request | GMAC | Peak memory | Time | Time ratio |",

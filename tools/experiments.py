@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from tools.readme_tables import replace_marked
+from tools.pages import replace_marked
 
 BATCH = 8
 """Crops of a step in every experiment."""

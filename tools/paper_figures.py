@@ -1,4 +1,4 @@
-"""The paper's Tables 1 to 4 as data: rows, columns, figures, and what each row is in this zoo.
+"""The paper's Tables 1 to 4 as data: rows, columns, figures, and the zoo's model for each row.
 
 Source: Popovic et al., CompositeTasking, CVPR 2021, Tables 1 to 4, on PASCAL-MT.
 """
@@ -14,7 +14,7 @@ class Measure:
 
     Attributes:
         task: Name of the task.
-        head: The column's head.
+        head: Head of the column.
         scale: Factor from our figure to the paper's unit (% or degrees).
         lower: Whether lower is better, l = 1 in Delta_m.
     """
@@ -42,12 +42,12 @@ class Row:
     """A row of a table.
 
     Attributes:
-        names: The paper's names for it, one for each of the table's heads.
-        model: Our model's name.
-        rule: Rule that it is tested on.
-        paper: The paper's figures by column of the table.
-        paper_delta: The paper's Delta_m in %, None in a table without it.
-        baseline: Our model that Delta_m compares with, None in a table without it.
+        names: Names of the row in the paper, one per head of the table.
+        model: Name of the model in this zoo.
+        rule: Rule that the row is tested on.
+        paper: Figures of the paper, one per column.
+        paper_delta: Delta_m of the paper in %, None in a table without it.
+        baseline: Name of the zoo's baseline for Delta_m, None in a table without it.
     """
 
     names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What it is called in a sentence."""
+        """The name of the row in a sentence."""
         return " on ".join(self.names)
 
 
@@ -68,12 +68,12 @@ class PaperTable:
     """A table of the paper.
 
     Attributes:
-        number: Its number there.
-        title: What it shows.
+        number: Number of the table in the paper.
+        title: Title of the table.
         heads: Heads of the columns that name a row.
         tasks: Tasks in the order of the columns.
-        rows: Its rows.
-        pairs: Pairs of rows that a reader compares, by number: the first against the second.
+        rows: Rows of the table.
+        pairs: Pairs of row numbers to compare, the first row against the second.
     """
 
     number: int

@@ -10,7 +10,7 @@ from ctnet.evaluation.results import read_results
 from ctnet.zoo.default_card import usage
 from ctnet.zoo.locate import EMBEDDED
 from ctnet.zoo.manifest import ModelInfo, list_models, model_info
-from tools.readme_tables import metrics_table, palette_table
+from tools.result_tables import metrics_table, palette_table
 
 PICTURES = "docs/models"
 """Where the pictures of the cards are in the repository."""
@@ -27,7 +27,7 @@ CARD = """## {name}
 
 | Parameters | Size | Licence | Where it is |
 |---|---|---|---|
-| {parameters} M | {size:.1f} MB | {licence} | {place} |
+| {parameters} M | {size:.1f} MB | {license} | {place} |
 
 ```python
 import ctnet
@@ -76,7 +76,7 @@ def _card(info: ModelInfo, results: Sequence[EvalResult]) -> str:
         figures=figures if results else "Not measured yet.",
         parameters=f"{info.parameters / 1e6:.2f}",
         size=sum(file.size for file in info.files.values()) / 1e6,
-        licence=info.licence,
+        license=info.license,
         place=_place(info),
         usage=usage(info.config["system"], info.name),
         training=training,

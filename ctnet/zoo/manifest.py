@@ -40,7 +40,7 @@ class ModelInfo:
         config: Configuration of its network, as in its ``config.json``.
         parameters: Number of its parameters.
         rule: Rule that it was trained on.
-        licence: Licence of the weights.
+        license: License of the weights.
         data: Data that it was trained on, with its terms.
         training: How it was trained: steps, image size, seed, seconds, hardware, start.
         metrics: Figures by rule and task, from ``results/``.
@@ -58,7 +58,7 @@ class ModelInfo:
     config: dict[str, Any]
     parameters: int
     rule: str
-    licence: str
+    license: str
     data: str
     training: dict[str, Any]
     metrics: dict[str, dict[str, float]]
@@ -72,7 +72,7 @@ class ModelInfo:
             raise ValueError(
                 f"a model's name is small letters, digits, - and _, at most 64; got {self.name!r}."
             )
-        for key in ("summary", "rule", "licence", "data"):
+        for key in ("summary", "rule", "license", "data"):
             self._require(key, isinstance(getattr(self, key), str), "text")
         for key in ("config", "training", "metrics"):
             self._require(key, isinstance(getattr(self, key), dict), "a table")
