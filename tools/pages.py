@@ -18,7 +18,7 @@ READ_TWICE = ("ctn-r1", "ctn-r2")
 
 
 def update_readme(readme: str | Path, results: str | Path) -> None:
-    """Rewrites the tables of models, metrics and training in the README.
+    """Rewrites the tables of figures in the README.
 
     Raises:
         ValueError: If the file lacks a mark.
@@ -26,7 +26,6 @@ def update_readme(readme: str | Path, results: str | Path) -> None:
     path = Path(readme)
     names = list_models()
     text = path.read_text("utf-8")
-    text = replace_marked(text, "training", training_table([model_info(name) for name in names]))
     measured = [result for result in read_results(results) if result.model in names]
     by_anchors = [result for result in read_by_anchors(results) if result.model in READ_TWICE]
     text = replace_marked(text, "metrics", metrics_table(measured, by_anchors))
@@ -60,11 +59,10 @@ def update_tables_page(page: str | Path, results: str | Path) -> None:
         ValueError: If the page lacks a mark.
     """
     path, found = Path(page), read_alike(results)
-    names = {row.model for table in PAPER_TABLES for row in table.rows}
     blocks = {f"table-{table.number}": paper_table(table, found) for table in PAPER_TABLES}
     blocks["reading"] = reading(found)
     blocks["labels"] = labels_table(found)
-    blocks["trained"] = training_table([model_info(n) for n in list_models() if n in names])
+    blocks["trained"] = training_table([model_info(name) for name in list_models()])
     costs = Path(results) / COMPLEXITY_FILE
     blocks["complexity"] = (
         complexity_table(read_complexity(costs))
