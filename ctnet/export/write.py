@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import importlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from ctnet.models.base import CompositeModel
 from ctnet.models.palette_network import PaletteNetwork
 from ctnet.tasks import get_task, nearest
 from ctnet.version import __version__
+from ctnet.zoo.files import replacing
 
 FORMATS = ("onnx", "torchscript", "torch-export")
 """What can be written; the latter two are for torch alone, but need no ctnet."""
@@ -83,7 +82,7 @@ def export(
     if format != "onnx":
         extra[PROPERTIES_FILE] = json.dumps(found)
     # Before the graph is made, which can take longer than to find that it cannot be written.
-    with _replacing(path) as file, _quiet():
+    with replacing(path) as (file,), _quiet():
         if format == "onnx":
             _write_onnx(network, file, found, int8)
         elif format == "torchscript":
@@ -216,13 +215,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Gives a file beside ``path`` that takes its place at the end, if nothing is raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-        file = Path(folder) / path.name
-        yield file
-        os.replace(file, path)

@@ -16,7 +16,7 @@ from ctnet.blocks.encoders import TIMM_PREFIX
 from ctnet.label_tables import LabelTables
 from ctnet.models.config import ModelConfig
 from ctnet.models.registry import Network, build_network
-from ctnet.zoo.files import CONFIG_FILE, WEIGHTS_FILE, check_size, file_info, verify
+from ctnet.zoo.files import CONFIG_FILE, WEIGHTS_FILE, check_size, file_info, replacing, verify
 from ctnet.zoo.migrations import FORMAT, NEEDS, migrate
 from ctnet.zoo.tensors import read_tensors
 
@@ -31,7 +31,8 @@ def save_checkpoint(model: Network, folder: str | Path, half: bool = False) -> P
 
     Args:
         model: The network.
-        folder: Where the two files go; made if missing.
+        folder: Where the two files go; made if missing. A checkpoint that is there is replaced
+            as one, or stays as it is if writing fails.
         half: Store weights as fp16. Statistics of norms stay fp32: their range needs it. Label
             tables are fp16 always.
 
@@ -39,9 +40,7 @@ def save_checkpoint(model: Network, folder: str | Path, half: bool = False) -> P
         The folder.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     content = {"format": FORMAT, "needs": NEEDS, "model": model.config.to_dict()}
-    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     statistics = {name for name, _ in model.named_buffers()}
 
     def stored(name: str, value: Tensor) -> Tensor:
@@ -49,7 +48,9 @@ def save_checkpoint(model: Network, folder: str | Path, half: bool = False) -> P
         return value.half() if half and name not in statistics else value
 
     state = {name: stored(name, value) for name, value in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    with replacing(folder / CONFIG_FILE, folder / WEIGHTS_FILE) as (config, weights):
+        config.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        save_file(state, weights, metadata={"format": "pt"})
     return folder
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +49,30 @@ def file_info(path: Path) -> FileInfo:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return FileInfo(digest.hexdigest(), path.stat().st_size)
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Gives files to write that take the place of others together, once all are written.
+
+    If writing fails or is interrupted, the old files stay as they were. The new ones have the
+    permissions of any file that the user makes, whatever wrote them.
+
+    Args:
+        paths: Files of one folder, which is made if missing.
+    """
+    parent = paths[0].parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=parent) as folder:
+        files = tuple(Path(folder) / path.name for path in paths)
+        plain = Path(folder) / ".mode"
+        plain.touch()
+        mode = plain.stat().st_mode
+        yield files
+        for file in files:
+            file.chmod(mode)
+        for file, path in zip(files, paths, strict=True):
+            os.replace(file, path)
 
 
 def check_size(path: Path) -> None:
