@@ -6,26 +6,41 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from glob import glob
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 RGB = npt.NDArray[np.uint8]
 ImageLike = str | Path | Image.Image | npt.NDArray[Any] | Tensor
 
 SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
-    ".webp",
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm",
+    ".tif", ".tiff", ".webp",
 )  # fmt: skip
 """Endings by which :func:`find_images` knows images in a folder."""
 
 _NUMBER = re.compile(r"(\d+)")
 _WILDCARD = re.compile(r"[*?[]")
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"tIME", b"pHYs")
+"""Chunks of a PNG that do not change its pixels."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of an EXIF orientation upright."""
 
 FLOAT_TOLERANCE = 1e-4
 """Float images may leave [0, 1] by this much: interpolation overshoots by rounding errors."""
@@ -79,12 +94,13 @@ def find_images(
         paths: Files, taken as they are; folders, whose images (by ``suffixes``; hidden files left
             out) are listed in natural order, ``frame2`` before ``frame10``; and patterns such as
             ``photos/*.jpg`` or ``photos/**/*.jpg``, whose matches are taken in natural order as if
-            they had been given one by one.
+            they had been given one by one. ``**`` enters no linked folders. A part of a pattern
+            that is the name of a folder, such as ``[2024]``, stands for itself.
         recursive: List the images in subfolders too, hidden ones left out.
         suffixes: Endings, in lower case, by which files in folders are known.
 
     Returns:
-        Paths of files; whether they can be read shows when they are loaded.
+        Paths of files, each file once; whether they can be read shows when they are loaded.
 
     Raises:
         ValueError: If a folder holds no image, or a pattern matches nothing.
@@ -95,14 +111,28 @@ def find_images(
         if path.is_dir():
             found += _listed(path, recursive, suffixes)
         elif _WILDCARD.search(str(path)) and not path.exists():
-            matches = sorted((Path(match) for match in glob(str(path), recursive=True)), key=_order)
+            matches = sorted(_matches(path), key=_order)
             if not matches:
                 raise ValueError(f"no file matches {str(path)!r}; check the pattern.")
             for match in matches:
                 found += _listed(match, recursive, suffixes) if match.is_dir() else [match]
         else:
             found.append(path)
-    return found
+    once: dict[str, Path] = {}
+    for path in found:
+        once.setdefault(os.path.realpath(path), path)
+    return list(once.values())
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """Yields what a pattern matches; hidden files only where it names a dot."""
+    folder, parts = Path(pattern.anchor), list(pattern.parts[bool(pattern.anchor) :])
+    while (folder / parts[0]).exists():
+        folder /= parts.pop(0)
+    for match in folder.glob(str(Path(*parts))):
+        inner = match.relative_to(folder).parts
+        if not any(part.startswith(".") for part in inner) or any(p[0] == "." for p in parts):
+            yield match
 
 
 def _listed(folder: Path, recursive: bool, suffixes: Collection[str]) -> list[Path]:
@@ -145,7 +175,7 @@ def _readable(what: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # On damaged files Pillow's readers raise nearly anything.
         raise ValueError(
-            f"{what} cannot be read, it may be damaged or cut off ({error}); get it anew or save "
+            f"{what} cannot be read, it may be damaged or cut off ({error}); get it again or save "
             "it as JPEG or PNG."
         ) from error
 
@@ -156,16 +186,42 @@ def _from_file(path: Path) -> RGB:
     if not path.exists():
         raise FileNotFoundError(f"no image at {path}; check the path.")
     if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{path} is an empty file; get the image anew.")
-    with _readable(str(path)):
-        image = Image.open(path)
-    with image:
+        raise ValueError(f"{path} is an empty file; get the image again.")
+    try:
+        with _readable(str(path)):
+            image = Image.open(path)
+        with image:
+            return _from_pil(image, str(path))
+    except ValueError:
+        pixels = _without_notes(path)
+        if pixels is None:
+            raise
+    with Image.open(pixels) as image:
         return _from_pil(image, str(path))
+
+
+def _without_notes(path: Path) -> BytesIO | None:
+    """Returns a PNG without its text, EXIF and color profile; None if there is nothing to drop.
+
+    Pillow refuses the whole file for a broken chunk of these.
+    """
+    data = path.read_bytes()
+    if not data.startswith(PNG_SIGNATURE):
+        return None
+    kept, start = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        if data[start + 4 : start + 8] not in PNG_NOTES:
+            kept.append(data[start:end])
+        start = end
+    rest = b"".join(kept)
+    return BytesIO(rest) if len(rest) < len(data) else None
 
 
 def _from_pil(image: Image.Image, what: str) -> RGB:
     with _readable(what):
-        image = ImageOps.exif_transpose(image)
+        image.load()  # Readers of TIFF turn images themselves, then.
+        image = _upright(image)
         if image.mode.startswith("I;16"):
             # A grey value may stand for "transparent"; convert() would clip the others.
             clear = image.info.get("transparency")
@@ -188,6 +244,16 @@ def _from_pil(image: Image.Image, what: str) -> RGB:
             )
         pixels = pixels.astype(np.uint16)
     return _from_array(pixels, what)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turns an image by its EXIF orientation, where that can be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Broken EXIF makes Pillow raise nearly anything; the pixels are sound.
+        return image
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _from_tensor(tensor: Tensor) -> RGB:

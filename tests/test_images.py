@@ -1,9 +1,11 @@
 """Any image in, 8-bit RGB out."""
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from ctnet.images import find_images, load_image
 
@@ -287,3 +289,82 @@ def test_find_images_in_an_empty_folder(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"holds no images \(.*\.jpg"):
         find_images([tmp_path])
+
+
+def png_chunk(name: bytes, data: bytes, sound: bool = True) -> bytes:
+    check = zlib.crc32(name + data) ^ (not sound)
+    return len(data).to_bytes(4, "big") + name + data + check.to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        png_chunk(b"tEXt", b"Comment\0hello", sound=False),
+        png_chunk(b"eXIf", b"II*\0\x08\0\0\0\x05\0broken"),
+        png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 12\nzz\n")),
+        png_chunk(b"zTXt", b"Note\0\0" + zlib.compress(bytes(5 << 20))),
+        png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(9 << 20))),
+        png_chunk(b"iTXt", b"Title\0\1\0en\0\0not deflated"),
+    ],
+)  # fmt: skip
+def test_a_png_with_broken_notes_is_read(tmp_path, photo, note):
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    data = path.read_bytes()
+    header = data.index(b"IDAT") - 4
+    path.write_bytes(data[:header] + note + data[header:])
+    assert np.array_equal(load_image(path), photo)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "png", "tiff"])
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_means_nothing_turns_nothing(tmp_path, photo, suffix, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Software] = "a scanner"
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(photo).save(path, exif=exif.tobytes())
+    assert load_image(path).shape == photo.shape
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "png"])
+@pytest.mark.parametrize("cut", [1, 9, 30, 60])
+def test_exif_that_is_cut_off_leaves_the_pixels(tmp_path, photo, suffix, cut):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = "a camera with a long name"
+    exif[ExifTags.Base.XResolution] = 72.0
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 0.01
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(photo).save(path, exif=exif.tobytes()[:-cut])
+    assert load_image(path).shape == photo.shape
+
+
+def test_damaged_pixels_of_a_png_with_notes_are_still_refused(tmp_path, photo):
+    path = tmp_path / "photo.png"
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "hello")
+    Image.fromarray(photo).save(path, pnginfo=info)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="may be damaged"):
+        load_image(path)
+
+
+def test_patterns(tmp_path, monkeypatch):
+    names = ("a.jpg", "b.JPE", "c.jfif", "[2024] trip/d.jpg", "[2024] trip/more/e.jpg", ".f/g.jpg")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "[2024] trip" / "loop").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def found(*paths: str) -> list[str]:
+        return [path.as_posix() for path in find_images(paths)]
+
+    assert found("[2024] trip/*.jpg") == ["[2024] trip/d.jpg"]
+    assert found("**/*.jpg") == ["[2024] trip/d.jpg", "[2024] trip/more/e.jpg", "a.jpg"]
+    assert found("?.jpg", "a.jpg", str(tmp_path / "a.jpg"), "./a.jpg") == ["a.jpg"]
+    assert found(".f/*.jpg") == [".f/g.jpg"]
+    assert found(".") == ["a.jpg", "b.JPE", "c.jfif"]
+    with pytest.raises(ValueError, match="no file matches"):
+        find_images("*.png")
