@@ -49,6 +49,9 @@ CUT_OFF = 0.05
 FINEST = 65535
 """Largest denominator of a time base; MPEG-4 knows no larger one."""
 
+MAX_RATE = 1000
+"""Most frames a second of a video that is written."""
+
 BT709 = 1
 
 
@@ -116,7 +119,7 @@ class Frame:
     """A frame of a video.
 
     Attributes:
-        image: RGB (H,W,3) uint8, upright.
+        image: RGB (H,W,3) uint8, upright, its pixels square.
         number: Its number in the video, from 0.
         time: Seconds since the first frame that was taken; None where the file does not say.
     """
@@ -154,14 +157,14 @@ class VideoReader:
         if not self.path.exists():
             raise FileNotFoundError(f"no video at {path}; check the path.")
         if self.path.stat().st_size == 0:
-            raise ValueError(f"{path} is an empty file; get the video anew.")
+            raise ValueError(f"{path} is an empty file; get the video again.")
         try:
             # A playlist could make the library fetch other files from anywhere.
             self._container = self._av.open(str(path), options={"protocol_whitelist": "file"})
         except (self._av.FFmpegError, OSError) as error:
             raise ValueError(
                 f"{path} is no video that can be read, or is damaged ({_reason(error)}); "
-                "get it anew, or save it as MP4 (H.264)."
+                "get it again, or save it as MP4 (H.264)."
             ) from error
         stream = self._container.streams.best("video")
         if stream is None:
@@ -206,7 +209,7 @@ class VideoReader:
             if number in chosen:
                 first = time if first is None else first
                 since = None if time is None or first is None else time - first
-                yield Frame(_upright(decoded), number, since)
+                yield Frame(_upright(self._square(decoded)), number, since)
             if number + 1 == chosen.stop:
                 break
         else:
@@ -217,11 +220,20 @@ class VideoReader:
                 f"made holds what could"
             )
 
+    def _square(self, frame: VideoFrame) -> VideoFrame:
+        """Scales a frame up along one side so that its pixels are square."""
+        shape = self._stream.sample_aspect_ratio or Fraction(1)
+        if shape in (0, 1):
+            return frame
+        return frame.reformat(
+            width=round(frame.width * max(shape, 1)), height=round(frame.height / min(shape, 1))
+        )
+
     def _check_end(self, count: int, damaged: int, end: Fraction | None, chosen: Frames) -> None:
         if not count:
             raise ValueError(
                 f"{self.path} holds no frame that can be read"
-                f"{', it is damaged or cut off' if damaged or self.expected else ''}; get it anew."
+                f"{', it is damaged or cut off' if damaged or self.expected else ''}; get it again."
             )
         if count <= chosen.start:
             raise ValueError(f"{self.path} has {count} frames, the first wanted is {chosen.start}.")
@@ -278,22 +290,23 @@ class VideoWriter:
         count: Pictures written so far.
 
     Raises:
-        ValueError: If the name ends otherwise, or the rate is not positive.
+        ValueError: If the name ends otherwise, or the rate is out of range.
         ModuleNotFoundError: If PyAV is missing.
     """
 
     def __init__(self, path: str | Path, rate: Fraction | float) -> None:
         self.path = Path(path)
+        if not 0 < rate <= MAX_RATE:  # NaN is in no range.
+            raise ValueError(f"a video has 0 to {MAX_RATE} frames a second, not 0; got {rate}.")
         self.rate = Fraction(rate)
         self.count = 0
         self._av = _library()
         if self.path.suffix.lower() != ".mp4":
             raise ValueError(f"videos are written as .mp4; got {path}.")
-        if self.rate <= 0:
-            raise ValueError(f"a video has a positive rate of frames; got {rate}.")
         self._part = self.path.with_name(f".{self.path.name}.part")
-        self._base = (1 / self.rate).limit_denominator(FINEST)
-        self._tick = -1
+        self._base = _time_base(self.rate)
+        self._step = max(1, round(1 / (self.rate * self._base)))
+        self._tick: int | None = None
         self._size: tuple[int, int] | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
@@ -325,8 +338,8 @@ class VideoWriter:
             picture: What :func:`ctnet.images.load_image` takes. The first sets the size of the
                 video (an odd height or width gets a black line more: H.264 knows only even ones);
                 others are scaled to fit, on black.
-            time: Seconds from the start at which it is shown, kept to half a frame; right after
-                the one before where None.
+            time: Seconds from the start at which it is shown, kept to a tenth of a millisecond;
+                a frame of ``rate`` after the one before where None.
 
         Raises:
             ValueError: If the picture cannot be read, or the file not be written.
@@ -337,8 +350,11 @@ class VideoWriter:
         if pixels.shape[1::-1] != self._size:
             pixels = np.array(ImageOps.pad(Image.fromarray(pixels), self._size))
         pixels = np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)])
-        at = self._tick + 1 if time is None else round(time / self._base)
-        self._tick = max(self._tick + 1, at)
+        if time is not None:
+            at = round(time / self._base)
+        else:
+            at = 0 if self._tick is None else self._tick + self._step
+        self._tick = at if self._tick is None else max(self._tick + 1, at)
         try:
             self._mux(pixels)
         except (self._av.FFmpegError, OSError) as error:
@@ -361,7 +377,7 @@ class VideoWriter:
 
     def _started(self, container: OutputContainer, pixels: RGB) -> VideoStream:
         name, options = next(entry for entry in ENCODERS if entry[0] in self._av.codecs_available)
-        rate = 1 / self._base
+        rate = self.rate.limit_denominator(FINEST)
         stream = cast("VideoStream", container.add_stream(name, rate, options=dict(options)))
         stream.height, stream.width = pixels.shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -371,6 +387,15 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = 1
         return stream
+
+
+def _time_base(rate: Fraction) -> Fraction:
+    """Returns the unit of times: as fine as may be, a whole part of a frame where that is possible.
+
+    Frames of a variable rate keep their times, those of a constant one are evenly spaced.
+    """
+    parts = FINEST // rate.numerator
+    return Fraction(1, parts * rate.numerator if parts else FINEST)
 
 
 def _reason(error: Exception) -> str:
