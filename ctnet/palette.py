@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, TASKS, get_task, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Mask = npt.NDArray[np.bool_]
-Box = tuple[int, int, int, int]
+Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Size = tuple[int, int]
 
 
 def _check_size(size: Size) -> None:
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"a palette's size is (height, width), both at least 1; got {size}.")
+    try:
+        sound = len(size) == 2 and min(index(side) for side in size) >= 1
+    except TypeError:
+        sound = False
+    if not sound:
+        raise ValueError(
+            "a palette's size is (height, width), two whole numbers of at least 1; got "
+            f"{size!r:.100}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +59,8 @@ class Palette:
             raise ValueError(f"a palette is a non-empty (H,W) array of ids; got shape {ids.shape}.")
         if ids.dtype.kind not in "iu":
             raise ValueError(f"palette ids are whole numbers; got {ids.dtype}.")
+        if isinstance(self.tasks, str):
+            raise ValueError(f"tasks are several names, such as (seg, parts); got {self.tasks!r}.")
         unknown = sorted({int(i) for i in np.unique(ids)} - {*range(len(self.tasks)), IGNORE})
         if unknown:
             known = ", ".join(f"{i} = {name}" for i, name in enumerate(self.tasks))
@@ -220,17 +231,26 @@ class Palette:
         return Palette(np.where(mask, np.uint8(value), self.ids), self.tasks)
 
     def paint_box(self, box: Box, task: str | None) -> Palette:
-        """Asks for a task in a box (left, top, right, bottom), ends excluded, cut at the border.
+        """Asks for a task in a box, cut at the palette's border.
+
+        Args:
+            box: Its edges (left, top, right, bottom) in pixels from the image's corner, as numbers
+                of any type; the pixels whose middles are inside are painted, so that of whole
+                numbers the ends are excluded.
+            task: The task, None for nothing.
 
         Raises:
-            ValueError: If the box is empty.
+            ValueError: If the box has no positive sides, or one edge is not finite.
         """
-        left, top, right, bottom = box
-        if right <= left or bottom <= top:
-            raise ValueError(f"a box is (left, top, right, bottom) with positive sides; got {box}.")
-        mask = np.zeros(self.size, bool)
-        mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
-        return self.paint(mask, task)
+        edges = np.asarray([float(edge) for edge in box])
+        if edges.shape != (4,) or not np.isfinite(edges).all() or (edges[2:] <= edges[:2]).any():
+            raise ValueError(
+                f"a box is (left, top, right, bottom), finite, with positive sides; got {box}."
+            )
+        left, top, right, bottom = edges
+        rows, columns = np.ogrid[: self.size[0], : self.size[1]]
+        inside = (left <= columns + 0.5) & (columns + 0.5 < right)
+        return self.paint(inside & (top <= rows + 0.5) & (rows + 0.5 < bottom), task)
 
     def paint_polygon(self, corners: Sequence[Point], task: str | None) -> Palette:
         """Asks for a task inside and on the border of a polygon, cut at the palette's border.
@@ -304,13 +324,77 @@ class Palette:
 
     @classmethod
     def load(cls, path: str | Path, tasks: Sequence[str] = DEFAULT_TASKS) -> Palette:
-        """Reads an indexed or 8-bit grey PNG of ids.
+        """Reads a palette: a file in the tasks' colors, or of ids.
+
+        Colors count first, so that what an editor saved as RGB or with a color table of its own
+        is read as it looks; white and what is transparent ask for nothing. A file in other colors,
+        such as a grey PNG, holds ids.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no image, has full colours rather than ids, or an unknown id.
+            ValueError: If it is no image, has an unknown id, or mixes colors of tasks with others.
         """
-        return cls(read_ids(path), tuple(tasks))
+        tasks = tuple(tasks)
+        with _open(path) as image:
+            if image.mode in ("L", "1", "I;16", "I"):
+                return cls(_ids(image, path), tasks)
+            indices = _ids(image, path) if image.mode == "P" else None
+            pixels = np.array(image.convert("RGBA"), np.uint32)
+        shown = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+        shown[pixels[..., 3] == 0] = WHITE
+        found, places = np.unique(shown, return_inverse=True)
+        named = {
+            _packed(TASKS[name].color): number for number, name in enumerate(tasks) if name in TASKS
+        }
+        named[WHITE] = IGNORE
+        colored = cls._by_color(found.tolist(), named, path, indices is None)
+        if colored is not None:
+            return cls(colored[places].reshape(shown.shape), tasks)
+        return cls(cast("npt.NDArray[np.uint8]", indices), tasks)
+
+    @staticmethod
+    def _by_color(
+        found: list[int], named: dict[int, int], path: str | Path, full: bool
+    ) -> npt.NDArray[np.uint8] | None:
+        """Returns the id of each color found, or None where they are no colors of tasks."""
+        others = [color for color in found if color not in named]
+        if not others:
+            return np.array([named[color] for color in found], np.uint8)
+        if not full and not any(color in named for color in found if color != WHITE):
+            return None
+        raise ValueError(
+            f"{path} has colors that are none of a task: #{others[0]:06x}"
+            f"{f' and {len(others) - 1} more' if len(others) > 1 else ''}; a palette is a PNG in "
+            "the tasks' colors without smoothed edges, or an indexed or grey PNG of task ids."
+        )
+
+
+WHITE = 0xFFFFFF
+"""Color of "nothing asked here" in palette files."""
+
+
+def _packed(color: tuple[int, int, int]) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image of ids at {path}.") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no image of ids: {error}") from error
+
+
+def _ids(image: Image.Image, path: str | Path) -> npt.NDArray[np.uint8]:
+    if image.mode not in ("P", "L", "1"):
+        raise ValueError(
+            f"{path} holds {image.mode} colors; ids are read from an indexed (or 8-bit grey) PNG "
+            "whose values they are."
+        )
+    return np.array(image, np.uint8)
 
 
 def read_ids(path: str | Path) -> npt.NDArray[np.uint8]:
@@ -320,18 +404,8 @@ def read_ids(path: str | Path) -> npt.NDArray[np.uint8]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image, or has full colours rather than ids.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise ValueError(
-                    f"{path} holds {image.mode} colours; ids are read from an indexed (or 8-bit "
-                    "grey) PNG whose values they are."
-                )
-            return np.array(image, np.uint8)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no image of ids at {path}.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no image of ids: {error}") from error
+    with _open(path) as image:
+        return _ids(image, path)
 
 
 def read_mask(path: str | Path) -> Mask:

@@ -232,7 +232,7 @@ def read_mapping(path: Path) -> dict[str, object]:
     """
     try:
         if path.suffix.lower() == ".toml":
-            return tomllib.loads(path.read_text("utf-8"))
+            return tomllib.loads(path.read_text("utf-8-sig"))
         try:
             import yaml
         except ModuleNotFoundError as error:
@@ -240,7 +240,7 @@ def read_mapping(path: Path) -> dict[str, object]:
                 f"{path} is YAML, which needs PyYAML: pip install pyyaml, or write it as TOML"
             ) from error
         try:
-            content = yaml.safe_load(path.read_text("utf-8"))
+            content = yaml.safe_load(path.read_text("utf-8-sig"))
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not valid YAML: {error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from enum import IntEnum
+from enum import StrEnum
 from typing import Any, Literal, get_args
 
 Color = tuple[int, int, int]
@@ -15,14 +15,14 @@ IGNORE = 255
 """Value of "nothing asked here" in palettes and of "not labelled" in class maps."""
 
 
-class Task(IntEnum):
-    """The five tasks of the paper; the value is the id in palettes."""
+class Task(StrEnum):
+    """The five tasks of the paper, in the order of their ids: names for any argument ``task``."""
 
-    SEG = 0
-    PARTS = 1
-    EDGES = 2
-    SALIENCY = 3
-    NORMALS = 4
+    SEG = "seg"
+    PARTS = "parts"
+    EDGES = "edges"
+    SALIENCY = "saliency"
+    NORMALS = "normals"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ TASKS: dict[str, TaskSpec] = {
 }
 """The known tasks by name: those of :class:`Task` in its order, then those registered since."""
 
-DEFAULT_TASKS: tuple[str, ...] = tuple(task.name.lower() for task in Task)
+DEFAULT_TASKS: tuple[str, ...] = tuple(task.value for task in Task)
 
 
 def register_task(spec: TaskSpec) -> TaskSpec:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from ctnet.palette import Palette, read_ids
-from ctnet.tasks import DEFAULT_TASKS, TASKS
+from ctnet.rules import single
+from ctnet.tasks import DEFAULT_TASKS, TASKS, Task
 
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (4, 5), (1, 300), (300, 1), (7, 640), (40, 400), (64, 64)]
 CHI2 = {2: 13.82, 4: 18.47, 24: 51.18}
@@ -459,11 +460,47 @@ class TestFiles:
         with pytest.raises(ValueError, match="unknown task 'depth'"):
             palette.save(tmp_path / "p.png")
 
-    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
-    def test_colours_are_no_ids(self, tmp_path, mode):
-        Image.new(mode, (4, 4)).save(tmp_path / "p.png")
-        with pytest.raises(ValueError, match=f"holds {mode} colours; ids are read from an indexed"):
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+    def test_other_colors_are_refused(self, tmp_path, mode):
+        Image.new(mode, (4, 4), (9, 255) if mode == "LA" else (9, 9, 9)).save(tmp_path / "p.png")
+        with pytest.raises(ValueError, match="has colors that are none of a task: #090909; a pal"):
             Palette.load(tmp_path / "p.png")
+
+    def test_16_bit_values_are_no_ids(self, tmp_path):
+        Image.new("I;16", (4, 4)).save(tmp_path / "p.png")
+        with pytest.raises(ValueError, match="holds I;16 colors; ids are read from an indexed"):
+            Palette.load(tmp_path / "p.png")
+
+    @pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+    @pytest.mark.parametrize("form", ["RGB", "RGBA", "own table", "shuffled table"])
+    def test_what_an_editor_saved_is_read_as_it_looks(self, palette, rng, tmp_path, suffix, form):
+        palette.save(tmp_path / "p.png")
+        with Image.open(tmp_path / "p.png") as image:
+            looks = image.convert("RGB")
+        if form == "own table":
+            looks = looks.quantize(8, dither=Image.Dither.NONE)
+        elif form == "shuffled table":
+            order = rng.permutation(256)
+            with Image.open(tmp_path / "p.png") as image:
+                looks = image.remap_palette(order.tolist())
+        elif form == "RGBA":
+            looks = looks.convert("RGBA")
+            looks.putalpha(Image.fromarray((palette.ids != 255).astype(np.uint8) * 255))
+        lossless = {"lossless": True} if suffix == "webp" else {}
+        looks.save(tmp_path / f"edited.{suffix}", **lossless)
+        assert Palette.load(tmp_path / f"edited.{suffix}") == palette
+
+    def test_smoothed_edges_are_refused(self, tmp_path):
+        halves = Palette.single("seg", (20, 20)).paint_box((0, 0, 11, 20), "parts")
+        halves.save(tmp_path / "p.png")
+        with Image.open(tmp_path / "p.png") as image:
+            small = image.convert("RGB").resize((7, 7), Image.Resampling.BILINEAR)
+        small.save(tmp_path / "small.png")
+        with pytest.raises(ValueError, match="without smoothed edges"):
+            Palette.load(tmp_path / "small.png")
+        small.quantize(64).save(tmp_path / "small.png")
+        with pytest.raises(ValueError, match="without smoothed edges"):
+            Palette.load(tmp_path / "small.png")
 
     def test_unknown_ids_in_a_file(self, tmp_path):
         Image.fromarray(np.array([[0, 9]], np.uint8)).save(tmp_path / "p.png")
@@ -496,3 +533,33 @@ class TestFiles:
         (tmp_path / "p.png").write_bytes(content[: int(share * len(content))])
         with pytest.raises(ValueError, match="is no image of ids"):
             Palette.load(tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("number", [float, np.float32, np.float64, np.int64, torch.tensor])
+def test_boxes_of_any_numbers(number):
+    canvas = Palette.empty((6, 8))
+    box = [number(edge) for edge in (1, 2, 5, 4)]
+    assert canvas.paint_box(box, "seg") == canvas.paint_box((1, 2, 5, 4), "seg")
+    drawn = canvas.paint_box((0.6, 1.4, 4.5, 3.6), "seg").mask("seg")
+    middles = [[0.6 <= x + 0.5 < 4.5 and 1.4 <= y + 0.5 < 3.6 for x in range(8)] for y in range(6)]
+    np.testing.assert_array_equal(drawn, middles)
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_tasks_of_the_enumeration_are_names(task):
+    palette = Palette.single(task, (4, 4)).paint_box((0, 0, 2, 2), Task.SEG)
+    assert palette == Palette.single(task.value, (4, 4)).paint_box((0, 0, 2, 2), "seg")
+    assert palette.task_id(task) == list(Task).index(task)
+    assert palette.replace(task, None).shares().get(task.value) is None
+    assert single(task).palette((2, 2)).requested() == (task.value,)
+
+
+@pytest.mark.parametrize("size", [("4", "5"), (4.0, 5), 4, None, (4, 5, 3), (0, 4)])
+def test_bad_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="two whole numbers of at least 1"):
+        Palette.empty(size)
+
+
+def test_tasks_are_no_single_name():
+    with pytest.raises(ValueError, match="tasks are several names"):
+        Palette(np.zeros((2, 2), int), tasks="seg")
