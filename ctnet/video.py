@@ -225,9 +225,8 @@ class VideoReader:
         shape = self._stream.sample_aspect_ratio or Fraction(1)
         if shape in (0, 1):
             return frame
-        return frame.reformat(
-            width=round(frame.width * max(shape, 1)), height=round(frame.height / min(shape, 1))
-        )
+        wide, high = max(shape, Fraction(1)), min(shape, Fraction(1))
+        return frame.reformat(width=round(frame.width * wide), height=round(frame.height / high))
 
     def _check_end(self, count: int, damaged: int, end: Fraction | None, chosen: Frames) -> None:
         if not count:

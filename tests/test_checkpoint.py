@@ -9,7 +9,7 @@ import pytest
 
 from ctnet.models import checkpoint
 from ctnet.models.base import create
-from ctnet.models.checkpoint import load_checkpoint, save_checkpoint
+from ctnet.models.checkpoint import load_network, save_checkpoint
 
 
 def test_a_checkpoint_is_replaced_as_one_or_not_at_all(
@@ -29,7 +29,7 @@ def test_a_checkpoint_is_replaced_as_one_or_not_at_all(
             save_checkpoint(new, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     save_checkpoint(new, folder)
-    assert load_checkpoint(folder).config == new.config
+    assert load_network(folder).config == new.config
     assert (folder / "notes.txt").read_text() == "mine"
     assert sorted(file.name for file in folder.iterdir()) == sorted(before)
 

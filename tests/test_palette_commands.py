@@ -167,7 +167,7 @@ def test_bad_circles():
         (["edit", "START", "--polygon", "seg", "5,5", "7", "8,9"], "a corner must be X,Y"),
         (["edit", "START", "--mask", "seg", "SMALL"], "(40, 60); got bool (4, 5)"),
         (["edit", "START", "--mask", "seg", "GREY"], "a mask has two"),
-        (["edit", "START", "--mask", "seg", "PHOTO"], "holds RGB colours"),
+        (["edit", "START", "--mask", "seg", "PHOTO"], "holds RGB colors"),
         (["edit", "START", "--mask", "seg", "absent.png"], "absent.png"),
         (["edit", "absent.png", "--fill", "seg"], "absent.png"),
         (["show", "START", "--image", "PHOTO"], "--image needs --out"),
