@@ -82,8 +82,8 @@ def test_balance_with_and_without_a_teacher(root: Path, use, pixels, photographs
 def test_a_run_writes_its_balance_and_weighs_by_it(root: Path, tmp_path: Path, tiny) -> None:  # type: ignore[no-untyped-def]
     config = TrainConfig(
         "x", create("ctn", decoder=tiny).config, data=str(root), teacher="everywhere",
-        pretrained_encoder=False, class_power=0.5, size=32, steps=1, batch_size=2, workers=0,
-        device="cpu",
+        pretrained_encoder=False, class_weight_power=0.5, crop_size=32, steps=1, batch_size=2,
+        workers=0, device="cpu",
     )  # fmt: skip
     trainer = Trainer(config, tmp_path / "run")
     trainer.train()

@@ -23,7 +23,7 @@ from ctnet.rules import R1, R2, Rule
 from ctnet.tasks import DEFAULT_TASKS, TASKS
 from ctnet.training.config import TrainConfig
 from ctnet.training.consistency import (
-    SURE_SHARPNESS,
+    SURE_LOGIT_SCALE,
     Consistency,
     ConsistencyConfig,
     draw_box,
@@ -68,7 +68,9 @@ def model(make_model: Callable[..., CompositeModel]) -> CompositeModel:
 
 
 def make(model: CompositeModel, rule: Rule | None = None, **changes: Any) -> Consistency:
-    settings = ConsistencyConfig(**{"weight": 1.0, "threshold": 0.6, "cutmix": 0.0} | changes)
+    settings = ConsistencyConfig(
+        **{"weight": 1.0, "threshold": 0.6, "cutmix_probability": 0.0} | changes
+    )
     twin = create("ctn", decoder=model.config.decoder)
     return Consistency(settings, twin, DEFAULT_TASKS, rule, {"seg": 3})
 
@@ -77,7 +79,7 @@ def probabilities(pixels: np.ndarray, classes: int) -> np.ndarray:
     """Softmax of minus the sharp squared distance to each anchor (P,C), by hand."""
     points = 1 / (1 + np.exp(-pixels.astype(np.float64)))
     distances = np.square(points[:, None] - np.array(class_anchors(classes))).sum(2)
-    scores = np.exp(-SURE_SHARPNESS * distances)
+    scores = np.exp(-SURE_LOGIT_SCALE * distances)
     found: np.ndarray = scores / scores.sum(1, keepdims=True)
     return found
 
@@ -124,12 +126,12 @@ def test_true_labels_stay_as_they_are(model: CompositeModel) -> None:
 
 
 def test_the_loss_by_hand(model: CompositeModel) -> None:
-    consistency = make(model, weight=0.7, warmup=10)
+    consistency = make(model, weight=0.7, warmup_steps=10)
     batch = consistency.prepare(4, make_sample(), model.state_dict())
     outputs = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     class_weights = {"seg": torch.linspace(0.5, 2, 21)}
     weights = {"seg": 3.0, "parts": 4.0, "edges": 50.0, "normals": 5.0}
-    loss = CompositeLoss(DEFAULT_TASKS, weights, 2.0, class_weights, SURE_SHARPNESS)
+    loss = CompositeLoss(DEFAULT_TASKS, weights, 2.0, class_weights, SURE_LOGIT_SCALE)
     total, shown = consistency.loss(4, outputs, batch, loss)
 
     expected = 0.0
@@ -184,7 +186,7 @@ def test_nothing_to_learn_is_a_zero_with_gradient(model: CompositeModel) -> None
 def test_a_rectangle_of_the_row_before_is_pasted_in(model: CompositeModel) -> None:
     sample = make_sample()
     plain = make(model).prepare(3, sample, model.state_dict())
-    mixed = make(model, cutmix=1.0).prepare(3, sample, model.state_dict())
+    mixed = make(model, cutmix_probability=1.0).prepare(3, sample, model.state_dict())
     whole = plain.sample.palette != mixed.sample.palette
     for row in range(3):
         rows, columns = (whole[row].any(1 - axis).nonzero() for axis in (0, 1))
@@ -235,7 +237,7 @@ def test_mosaics_also_ask_for_tasks_without_a_label(model: CompositeModel) -> No
     valid[:, [SEG, EDGES]] = True
     valid[100:] = False
     sample = replace(sample, valid=valid)
-    found = make(model, R1, shares={"normals": 4, "parts": 0})._palettes(
+    found = make(model, R1, task_shares={"normals": 4, "parts": 0})._palettes(
         R1, sample, [np.random.default_rng(row) for row in range(200)]
     )
     # seg 3, edges 1, saliency 1, normals 4; then, without labels, edges and seg 1 as well.
@@ -244,14 +246,14 @@ def test_mosaics_also_ask_for_tasks_without_a_label(model: CompositeModel) -> No
         counts = torch.bincount(corners.flatten(), minlength=5) / corners.numel()
         expected = torch.tensor(shares) / sum(shares)
         torch.testing.assert_close(counts, expected, rtol=0, atol=0.08)
-    nothing = make(model, R1, shares=dict.fromkeys(DEFAULT_TASKS, 0))._palettes(
+    nothing = make(model, R1, task_shares=dict.fromkeys(DEFAULT_TASKS, 0))._palettes(
         R1, sample, [np.random.default_rng(row) for row in range(200)]
     )
     assert (nothing[100:] == 255).all() and set(nothing[:100].unique().tolist()) == {SEG, EDGES}
 
 
 def test_chance_is_that_of_step_and_row(model: CompositeModel) -> None:
-    consistency, state = make(model, R1, cutmix=0.5), model.state_dict()
+    consistency, state = make(model, R1, cutmix_probability=0.5), model.state_dict()
     sample = make_sample()
     first = consistency.prepare(1, sample, state)
     torch.rand(5)
@@ -323,16 +325,16 @@ def test_batches_without_their_own_colors_are_refused(model: CompositeModel) -> 
         ({"weight": float("nan")}, "weight must be at least 0; got nan"),
         ({"weight": "1"}, "weight must be a number; got '1'"),
         ({"threshold": 1.5}, "threshold is 0 to 1; got 1.5"),
-        ({"cutmix": -0.1}, "cutmix is 0 to 1; got -0.1"),
+        ({"cutmix_probability": -0.1}, "cutmix_probability is 0 to 1; got -0.1"),
         ({"every": 0}, "every must be at least 1; got 0"),
         ({"every": 1.5}, "every must be a whole number; got 1.5"),
-        ({"warmup": -1}, "warmup must be at least 0; got -1"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0; got -1"),
         (
-            {"shares": {"edge": 1}},
-            "unknown task 'edge' in consistency.shares; did you mean 'edges'",
+            {"task_shares": {"edge": 1}},
+            "unknown task 'edge' in consistency.task_shares; did you mean 'edges'",
         ),
-        ({"shares": {"edges": 0.5}}, "shares are whole numbers; got 0.5 for edges"),
-        ({"shares": 3}, "shares is a table of tasks; got 3"),
+        ({"task_shares": {"edges": 0.5}}, "task_shares are whole numbers; got 0.5 for edges"),
+        ({"task_shares": 3}, "task_shares is a table of tasks; got 3"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -343,10 +345,10 @@ def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None
 def test_settings_are_read_from_a_file_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
-        "average = 0.99\n[consistency]\nweight = 1.0\nevery = 3\nshares = { normals = 2 }\n"
+        "ema_decay = 0.99\n[consistency]\nweight = 1.0\nevery = 3\ntask_shares = { normals = 2 }\n"
     )
     config = TrainConfig.load(file)
-    assert config.consistency == ConsistencyConfig(1.0, every=3, shares={"normals": 2})
+    assert config.consistency == ConsistencyConfig(1.0, every=3, task_shares={"normals": 2})
     assert TrainConfig.from_dict(config.to_dict()) == config
     file.write_text(config.to_toml())
     assert TrainConfig.load(file) == config
@@ -357,7 +359,7 @@ def test_settings_are_read_from_a_file_and_kept(tmp_path: Path) -> None:
 def test_phases_differ_in_consistency(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
-        "[[phases]]\nsteps = 3\n[[phases]]\nsteps = 4\naverage = 0.9\n"
+        "[[phases]]\nsteps = 3\n[[phases]]\nsteps = 4\nema_decay = 0.9\n"
         "[phases.consistency]\nweight = 0.5\n"
     )
     first, second = TrainConfig.load(file).spans

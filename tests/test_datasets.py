@@ -518,13 +518,13 @@ def test_task_shares_are_how_often_tasks_are_drawn(mini_root: Path) -> None:
 def test_mosaic_share_keeps_any_task_anywhere(mini_root: Path) -> None:
     source = CompositeMTMini(mini_root, "train")
     plain = CompositeDataset(source, R2)
-    mixed = CompositeDataset(source, R2, mosaic_share=0.3)
+    mixed = CompositeDataset(source, R2, mosaic_fraction=0.3)
     same = [torch.equal(mixed[(0, k)].palette, plain[(0, k)].palette) for k in range(200)]
     assert sum(same) / 200 == pytest.approx(0.7, abs=0.1)
     mosaic = mixed[(0, same.index(False))].palette
     assert set(mosaic.unique().tolist()) <= {SEG, PARTS, EDGES, SALIENCY}
     # Mosaics need no class map.
-    always = CompositeDataset(source, R2, mosaic_share=1.0)
+    always = CompositeDataset(source, R2, mosaic_fraction=1.0)
     assert (plain[2].palette == NOTHING).all()
     assert (always[2].palette == SALIENCY).all()
 

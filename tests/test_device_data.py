@@ -97,7 +97,7 @@ def test_crops_lie_in_images_that_have_room():
 
 
 def test_a_batch_depends_on_seed_and_step_alone(data):
-    config = TrainConfig("x", size=32, batch_size=3, scale=(0.5, 1.0))
+    config = TrainConfig("x", crop_size=32, batch_size=3, scale_range=(0.5, 1.0))
     weights = torch.ones(4, dtype=torch.float64)
     first, second = (SharedBatches(data, config, weights)[5] for _ in range(2))
     assert torch.equal(first.sample.image, second.sample.image)

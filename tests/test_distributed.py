@@ -117,7 +117,7 @@ def test_only_the_first_process_writes(case: str, data: Path, together: Path) ->
     written = {path.name for path in (together / f"{case}-0").iterdir()}
     config = config_of(case, data)
     wanted = {"last.safetensors", "state.pt", "run.json", "losses.csv"}
-    if config.class_power:
+    if config.class_weight_power:
         wanted |= {"balance-seg.csv", "classes.csv", "log.txt"}
         wanted |= set() if config.model.system == "palette" else {"balance-parts.csv"}
     assert written == wanted
@@ -237,8 +237,8 @@ def test_killed_runs_end_and_go_on(
 
 RECIPE = """
 pretrained_encoder = false
-size = 32
-scale = [0.5, 1.0]
+crop_size = 32
+scale_range = [0.5, 1.0]
 batch_size = 3
 steps = 2
 workers = 2

@@ -21,8 +21,8 @@ RULE = 'name = "pets"\n[classes]\n' + "".join(
     for name, task in {"background": "edges", "cat": "normals", "person": "seg"}.items()
 )
 SMALL = {
-    "size": 32, "scale": (0.5, 1.0), "batch_size": 2, "device": "cpu", "workers": 0,
-    "validate_images": 5, "class_power": 0.0,
+    "crop_size": 32, "scale_range": (0.5, 1.0), "batch_size": 2, "device": "cpu", "workers": 0,
+    "validate_images": 5, "class_weight_power": 0.0,
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_compare_measures_under_the_rule(checkpoint, photographs, rule, tmp_path
 def test_command_line(checkpoint, photographs, rule, tmp_path, capsys):
     recipe = tmp_path / "small.toml"
     recipe.write_text(
-        "size = 32\nscale = [0.5, 1.0]\nbatch_size = 2\nsteps = 2\nworkers = 0\n"
+        "crop_size = 32\nscale_range = [0.5, 1.0]\nbatch_size = 2\nsteps = 2\nworkers = 0\n"
         "validate_images = 5\n"
     )
     out = tmp_path / "run"
@@ -116,7 +116,8 @@ def test_worked_examples(example, checkpoint, photographs, tmp_path, monkeypatch
     monkeypatch.syspath_prepend(EXAMPLES)
     recipe = tmp_path / "small.toml"
     recipe.write_text(
-        f"size = 32\nscale = [0.5, 1.0]\nbatch_size = 2\nworkers = 0\nvalidate_images = 5\n"
+        "crop_size = 32\nscale_range = [0.5, 1.0]\nbatch_size = 2\nworkers = 0\n"
+        "validate_images = 5\n"
         f"only_added = {'true' if example == 'new_task' else 'false'}\n"
     )
     page = tmp_path / "page.md"

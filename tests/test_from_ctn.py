@@ -87,8 +87,8 @@ def test_training_starts_from_a_run_of_a_ctn(write_photographs, make_model, tmp_
     root.mkdir()
     write_photographs(root)
     config = TrainConfig(
-        "start", make_model().config, "S", str(root), pretrained_encoder=False, size=64,
-        batch_size=2, steps=2, warmup=0, device="cpu", workers=0, auxiliary=1.0,
+        "start", make_model().config, "S", str(root), pretrained_encoder=False, crop_size=64,
+        batch_size=2, steps=2, warmup_steps=0, device="cpu", workers=0, aux_loss_weight=1.0,
     )  # fmt: skip
     ctn = Trainer(config, tmp_path / "ctn")
     ctn.train()

@@ -279,10 +279,10 @@ def test_smooth_scores_have_no_trap_at_a_wrong_anchor() -> None:
     start = torch.logit(anchors)[:, None].expand(-1, 21, -1).reshape(-1, 3)
     target = torch.arange(21).repeat(21)
 
-    def reached(sharpness: float) -> float:
+    def reached(logit_scale: float) -> float:
         outputs = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([outputs], 0.1)
-        loss = CompositeLoss(["seg"], {}, 0.0, {}, sharpness)
+        loss = CompositeLoss(["seg"], {}, 0.0, {}, logit_scale)
         for _ in range(150):
             optimizer.zero_grad()
             sample = Sample(
@@ -299,13 +299,13 @@ def test_smooth_scores_have_no_trap_at_a_wrong_anchor() -> None:
     assert reached(0.0) < 0.9
 
 
-def test_guidance_moves_class_losses_to_the_guides_choice() -> None:
+def test_self_distillation_moves_class_losses_to_the_guides_choice() -> None:
     sample = make_sample()
     composite = composite_for(sample)
     guides = {"seg": torch.randn(2, 21, 3, 4, dtype=torch.float64, requires_grad=True)}
 
     def losses(share: float, labels: dict[str, Tensor] | None = None) -> dict[str, float]:
-        loss = CompositeLoss(DEFAULT_TASKS, {}, 1.0, {}, guidance=share)
+        loss = CompositeLoss(DEFAULT_TASKS, {}, 1.0, {}, self_distillation_weight=share)
         given = Sample(sample.image, sample.palette, labels or sample.labels, sample.valid)
         total, parts = loss(composite, given, guides)
         total.backward()
@@ -355,9 +355,11 @@ def test_normals_learn_by_the_loss_that_is_chosen():
     palette = torch.zeros(1, 4, 4, dtype=torch.int64)
     sample = Sample(outputs, palette, {"normals": target}, torch.ones(1, 1, 4, 4, dtype=torch.bool))
     pixels = [x.permute(0, 2, 3, 1).reshape(-1, 3) for x in (outputs, target)]
-    for angular, expected in ((False, cosine_loss(*pixels)), (True, angular_loss(*pixels))):
-        loss, _ = CompositeLoss(("normals",), {}, 2.0, {}, angular=angular)(outputs, sample)
-        torch.testing.assert_close(loss, expected)
+    for normals_loss, compare in (("cosine", cosine_loss), ("angular", angular_loss)):
+        loss, _ = CompositeLoss(("normals",), {}, 2.0, {}, normals_loss=normals_loss)(
+            outputs, sample
+        )
+        torch.testing.assert_close(loss, compare(*pixels))
 
 
 def test_networks_with_anchors_of_their_own_learn_them():
@@ -367,9 +369,9 @@ def test_networks_with_anchors_of_their_own_learn_them():
         outputs, torch.zeros(1, 1, 7, dtype=torch.int64), {"parts": torch.arange(7)[None, None]},
         torch.ones(1, 1, 1, 7, dtype=torch.bool),
     )  # fmt: skip
-    for sharpness in (0.0, 200.0):
+    for logit_scale in (0.0, 200.0):
         own, other = (
-            CompositeLoss(("parts",), {}, 0.0, {}, sharpness, anchors=anchors)(outputs, sample)[0]
+            CompositeLoss(("parts",), {}, 0.0, {}, logit_scale, anchors=anchors)(outputs, sample)[0]
             for anchors in ((ClassAnchors("parts", points),), ())
         )
         assert own < 0.05 < other

@@ -161,7 +161,7 @@ def test_errors_of_configs(change, message):
 
 def test_only_added_needs_an_added_task():
     with pytest.raises(ValueError, match="auxiliary must be 0"):
-        TrainConfig("x", only_added=True, auxiliary=1.0)
+        TrainConfig("x", only_added=True, aux_loss_weight=1.0)
     with pytest.raises(ValueError, match="no task was added"):
         freeze_old_tasks(ctnet.create())
 
@@ -184,7 +184,8 @@ def test_training_a_new_task_changes_no_bit_of_the_others(
         answer = grown(image, new)
     config = TrainConfig.load(
         "new-task", name="x", model=grown.config, rule="single:foreground", data=str(photographs),
-        size=32, scale=(0.5, 1.0), batch_size=2, steps=3, device="cpu", workers=0, warmup=0,
+        crop_size=32, scale_range=(0.5, 1.0), batch_size=2, steps=3, device="cpu", workers=0,
+        warmup_steps=0,
     )  # fmt: skip
     trained = Trainer(config, tmp_path / "run", weights=grown.state_dict()).train()
     after = trained.state_dict()
@@ -199,7 +200,7 @@ def test_with_everything_trained_the_others_change_too(make_model, photographs, 
     grown = ctnet.add_task(make_model(), FOREGROUND)
     config = TrainConfig.load(
         "finetune", name="x", model=grown.config, rule="single:foreground", data=str(photographs),
-        size=32, scale=(0.5, 1.0), batch_size=2, steps=2, device="cpu", workers=0,
+        crop_size=32, scale_range=(0.5, 1.0), batch_size=2, steps=2, device="cpu", workers=0,
         frozen_stages=0,
     )  # fmt: skip
     before = {name: value.clone() for name, value in grown.state_dict().items()}

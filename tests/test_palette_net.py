@@ -44,9 +44,9 @@ def photographs(write_photographs, tmp_path):
 @pytest.fixture
 def train_config(config, photographs):
     return TrainConfig(
-        "palette", config, "R2", str(photographs), pretrained_encoder=False, size=32,
-        scale=(0.5, 1.0), batch_size=2, steps=2, learning_rate=1e-2, warmup=0, device="cpu",
-        workers=0, validate_every=1,
+        "palette", config, "R2", str(photographs), pretrained_encoder=False, crop_size=32,
+        scale_range=(0.5, 1.0), batch_size=2, steps=2, learning_rate=1e-2, warmup_steps=0,
+        device="cpu", workers=0, validate_every=1,
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_training_learns_what_the_rule_asks(train_config, write_photographs, tmp
     root = tmp_path / "people"
     root.mkdir()
     write_photographs(root, classes=(15, 16))
-    config = replace(train_config, data=str(root), steps=20, class_power=0.3)
+    config = replace(train_config, data=str(root), steps=20, class_weight_power=0.3)
     trained = PaletteTrainer(config, tmp_path / "run").train()
     assert isinstance(trained, PaletteNetwork) and not trained.training
     palette = trained.predict(root / "voc_0.image.jpg")

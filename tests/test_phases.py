@@ -42,14 +42,17 @@ def config(data: Path) -> TrainConfig:
     """Three phases: a frozen encoder at coarse strides, all stages but the first, larger crops."""
     return TrainConfig(
         "run", ModelConfig("ctn", "tiny", DECODER), data=str(data),
-        pretrained_encoder=False, size=32, scale=(0.1, 0.2), batch_size=2, steps=7,
-        learning_rate=1e-2, encoder_rate=0.1, warmup=0, decay=0.0, average=0.5, auxiliary=0.5,
-        class_power=0.3, precision="fp32", device="cpu", workers=0, validate_every=1,
+        pretrained_encoder=False, crop_size=32, scale_range=(0.1, 0.2), batch_size=2, steps=7,
+        learning_rate=1e-2, encoder_lr_scale=0.1, warmup_steps=0, lr_decay_fraction=0.0,
+        ema_decay=0.5, aux_loss_weight=0.5, class_weight_power=0.3, precision="fp32", device="cpu",
+        workers=0, validate_every=1,
         phases=(
-            Phase(2, "first", {"coarse": True, "frozen_stages": FROZEN, "warmup": 2}),
-            Phase(3, "", {"encoder_rate": 0.5, "frozen_stages": 1, "class_balance": 0.5,
+            Phase(2, "first", {"coarse_only": True, "frozen_stages": FROZEN, "warmup_steps": 2}),
+            Phase(3, "", {"encoder_lr_scale": 0.5, "frozen_stages": 1,
+                          "class_balanced_fraction": 0.5,
                           "loss_weights": {"seg": 2.0}}),
-            Phase(2, "last", {"size": 64, "batch_size": 3, "learning_rate": 1e-3, "decay": 1.0,
+            Phase(2, "last", {"crop_size": 64, "batch_size": 3, "learning_rate": 1e-3,
+                              "lr_decay_fraction": 1.0,
                               "frozen_statistics": True, "task_shares": {"seg": 3}}),
         ),
     )  # fmt: skip
@@ -99,9 +102,9 @@ def test_what_holds_at_each_step(config: TrainConfig) -> None:
     assert [(span.start, span.end) for span in config.spans] == [(0, 2), (2, 5), (5, 7)]
     assert [span.name for span in config.spans] == ["first", "phase 2", "last"]
     flat = [span.config for span in config.spans]
-    assert [c.size for c in flat] == [32, 32, 64]
-    assert [c.coarse for c in flat] == [True, False, False]
-    assert [c.encoder_rate for c in flat] == [0.1, 0.5, 0.1]
+    assert [c.crop_size for c in flat] == [32, 32, 64]
+    assert [c.coarse_only for c in flat] == [True, False, False]
+    assert [c.encoder_lr_scale for c in flat] == [0.1, 0.5, 0.1]
     assert [dict(c.loss_weights) for c in flat][1] == {"seg": 2.0}
     assert flat[0].loss_weights == config.loss_weights
     assert [c.steps for c in flat] == [2, 3, 2]
@@ -167,7 +170,7 @@ def test_the_log_says_which_phase_runs(config: TrainConfig, tmp_path: Path) -> N
     assert [line.split(",")[0] for line in lines] == [
         "step 0: phase 1 of 3", "step 2: phase 2 of 3", "step 5: phase 3 of 3"
     ]  # fmt: skip
-    assert "first: steps 2, coarse True" in lines[0] and "size 64" in lines[2]
+    assert "first: steps 2, coarse_only True" in lines[0] and "crop_size 64" in lines[2]
     assert "step 0: seg: share in %" in text
     assert (tmp_path / "balance-seg.csv").read_text().startswith("what,name,before,after")
 
@@ -175,11 +178,13 @@ def test_the_log_says_which_phase_runs(config: TrainConfig, tmp_path: Path) -> N
 def test_phases_that_have_not_begun_may_change(config: TrainConfig, tmp_path: Path) -> None:
     run(Trainer(config, tmp_path), 4)
     first, second, last = config.phases
-    other = replace(last, steps=9, changes={"size": 96})
+    other = replace(last, steps=9, changes={"crop_size": 96})
     longer = replace(config, phases=(first, second, other), steps=14)
     assert Trainer(longer, tmp_path).step == 4
-    changed = replace(config, phases=(first, replace(second, changes={"size": 64}), last))
-    with pytest.raises(ValueError, match="differs in frozen_stages, size, encoder_rate, loss_w"):
+    changed = replace(config, phases=(first, replace(second, changes={"crop_size": 64}), last))
+    with pytest.raises(
+        ValueError, match="differs in frozen_stages, crop_size, encoder_lr_scale, loss_w"
+    ):
         Trainer(changed, tmp_path)
     for phases in ((replace(first, steps=1), replace(second, steps=4), last), ()):
         with pytest.raises(ValueError, match="differs in phases"):
@@ -196,7 +201,7 @@ def test_phases_on_the_device(config: TrainConfig, tmp_path: Path) -> None:
 
 
 def test_phases_of_a_palette_network(config: TrainConfig, tmp_path: Path) -> None:
-    phases = (Phase(1, changes={"class_power": 0.0}), Phase(1, changes={"size": 64}))
+    phases = (Phase(1, changes={"class_weight_power": 0.0}), Phase(1, changes={"crop_size": 64}))
     palette = replace(
         config, model=replace(config.model, system="palette"), rule="R2", steps=2, phases=phases
     )
@@ -216,17 +221,19 @@ def test_runs_side_by_side_have_none(config: TrainConfig, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[phases]]\nsize = 64", "every phase needs its steps"),
+        ("[[phases]]\ncrop_size = 64", "every phase needs its steps"),
         ("[[phases]]\nsteps = 0", "steps of a phase are a whole number above 0; got 0"),
         ("[[phases]]\nsteps = 2.5", "steps of a phase .* got 2.5"),
         ("[[phases]]\nsteps = 2\nname = 3", "name of a phase must be text; got 3"),
         ("[[phases]]\nsteps = 2\nseed = 1", "a phase cannot change 'seed'.*allowed: .*batch_size"),
-        ("[[phases]]\nsteps = 2\nsise = 64", "cannot change 'sise'; did you mean 'size'"),
+        ("[[phases]]\nsteps = 2\ncrop_sise = 64",
+         "cannot change 'crop_sise'; did you mean 'crop_size'"),
         ("[[phases]]\nsteps = 2\n[phases.model]\nsystem = 'stn'", "cannot change 'model'"),
-        ("[[phases]]\nsteps = 2\nsize = 65", "phase 1: size must be a multiple of 32; got 65"),
-        ("[[phases]]\nsteps = 2\n[[phases]]\nsteps = 1\nname = 'b'\nscale = [2, 1]",
-         "b: scale is a smallest"),
-        ("[[phases]]\nsteps = 2\ncoarse = true", "phase 1: coarse needs a weight"),
+        ("[[phases]]\nsteps = 2\ncrop_size = 65",
+         "phase 1: crop_size must be a multiple of 32; got 65"),
+        ("[[phases]]\nsteps = 2\n[[phases]]\nsteps = 1\nname = 'b'\nscale_range = [2, 1]",
+         "b: scale_range is a smallest"),
+        ("[[phases]]\nsteps = 2\ncoarse_only = true", "phase 1: coarse_only needs an aux"),
         ("[[phases]]\nsteps = 2\n[phases.task_shares]\nsegm = 2", "phase 1: unknown task 'segm'"),
         ("phases = 3", r"phases are tables \(\[\[phases\]\]\); got 3"),
         ("phases = [3]", r"phases are tables \(\[\[phases\]\]\); got 3"),
@@ -248,11 +255,11 @@ def test_steps_must_be_those_of_the_phases(config: TrainConfig) -> None:
 
 def test_other_steps_stretch_the_phases(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text("[[phases]]\nsteps = 10\nsize = 64\n[[phases]]\nsteps = 30\n")
+    file.write_text("[[phases]]\nsteps = 10\ncrop_size = 64\n[[phases]]\nsteps = 30\n")
     assert TrainConfig.load(file).steps == 40
     short = TrainConfig.load(file, steps=9)
     assert [phase.steps for phase in short.phases] == [2, 7]
-    assert (short.steps, short.span_at(1).config.size) == (9, 64)
+    assert (short.steps, short.span_at(1).config.crop_size) == (9, 64)
     phases = [Phase(steps) for steps in (7, 1, 2)]
     for total in (3, 4, 8, 9, 10, 23, 1000):
         lengths = [phase.steps for phase in stretch(phases, total)]

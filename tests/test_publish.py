@@ -184,7 +184,7 @@ def test_cards_name_the_teacher(run, tmp_path, monkeypatch, where):
 def test_a_run_in_parts_counts_them_all(run, tmp_path):
     first = tmp_path / "first"
     first.mkdir()
-    config = TrainConfig("mine", size=192, batch_size=4)
+    config = TrainConfig("mine", crop_size=192, batch_size=4)
     facts = {"config": config.to_dict(), "step": 100, "seconds": 5}
     (first / "run.json").write_text(json.dumps(facts))
     training = Run(run.folder, "two cores", earlier=(first, first)).training()
@@ -193,8 +193,8 @@ def test_a_run_in_parts_counts_them_all(run, tmp_path):
 
 
 def test_phases_of_a_run_are_told_apart(run):
-    phases = (Phase(5, changes={"auxiliary": 1.0, "coarse": True}), Phase(4), Phase(9),
-              Phase(50, changes={"size": 288}), Phase(2))  # fmt: skip
+    phases = (Phase(5, changes={"aux_loss_weight": 1.0, "coarse_only": True}), Phase(4), Phase(9),
+              Phase(50, changes={"crop_size": 288}), Phase(2))  # fmt: skip
     config = TrainConfig("mine", held_out=True, steps=70, phases=phases)
     (run.folder / "run.json").write_text(
         json.dumps({"config": config.to_dict(), "step": 38, "seconds": 5})

@@ -49,9 +49,10 @@ def config(
     monkeypatch.setattr(loop, "tqdm", partial(tqdm, disable=True))
     return TrainConfig(
         "tiny", ModelConfig("ctn", "tiny", DECODER), data=str(write_photographs(tmp_path)),
-        pretrained_encoder=False, size=32, scale=(0.1, 0.15), batch_size=2, steps=2, workers=0,
-        learning_rate=1e-2, warmup=0, decay=0.0, precision="fp32", device="cpu", average=0.5,
-        validate_every=1, validate_images=5, auxiliary=1.0, reader_width=8, encoder_auxiliary=0.5,
+        pretrained_encoder=False, crop_size=32, scale_range=(0.1, 0.15), batch_size=2, steps=2,
+        workers=0, learning_rate=1e-2, warmup_steps=0, lr_decay_fraction=0.0, precision="fp32",
+        device="cpu", ema_decay=0.5, validate_every=1, validate_images=5, aux_loss_weight=1.0,
+        reader_width=8, encoder_aux_loss_weight=0.5,
     )  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def test_readers_begin_with_how_the_start_is_read(
         weights |= {f"label_tables.{task}": other.table(task) for task in ("seg", "parts")}
         start = build(config_with_tables(config.model, weights))
         start.load_state_dict(weights)
-    config = replace(config, auxiliary=0.0, encoder_auxiliary=0.0, learning_rate=1e-9)
+    config = replace(config, aux_loss_weight=0.0, encoder_aux_loss_weight=0.0, learning_rate=1e-9)
     trainer = Trainer(config, tmp_path / "run", lambda _: {"score": 1.0}, weights=weights)
     points = torch.logit(torch.rand(4000, 3))
     assert read_alike(trainer.train(), start, points) > 0.95
@@ -190,8 +191,8 @@ def test_readers_go_on_from_those_of_an_earlier_run(config: TrainConfig, tmp_pat
 
 
 def test_heads_on_the_encoder_need_the_coarse_heads(config: TrainConfig) -> None:
-    with pytest.raises(ValueError, match="encoder_auxiliary needs a weight for auxiliary"):
-        replace(config, auxiliary=0.0)
+    with pytest.raises(ValueError, match="encoder_aux_loss_weight needs an aux_loss_weight"):
+        replace(config, aux_loss_weight=0.0)
 
 
 def test_an_stn_has_no_heads_on_its_encoders(config: TrainConfig, tmp_path: Path) -> None:

@@ -168,9 +168,9 @@ def test_rare_classes_fill_more_pixels_of_the_crops(source: LabelSource) -> None
 def test_crops_on_the_device_hold_the_class_too(source: LabelSource) -> None:
     data = DeviceData(source, ("seg",), torch.device("cpu"))
     weights, draws = plan(source, 1.0)
-    config = TrainConfig("x", size=32, batch_size=8, scale=(0.8, 3.0))
+    config = TrainConfig("x", crop_size=32, batch_size=8, scale_range=(0.8, 3.0))
     for size in (32, 96):
-        config = TrainConfig("x", size=size, batch_size=8, scale=(0.8, 3.0))
+        config = TrainConfig("x", crop_size=size, batch_size=8, scale_range=(0.8, 3.0))
         shared = SharedBatches(data, config, weights, draws)
         for step in range(8):
             steps = range(step, step + 1)
@@ -182,7 +182,9 @@ def test_crops_on_the_device_hold_the_class_too(source: LabelSource) -> None:
 
 def test_a_balance_without_classes_is_refused(source: LabelSource) -> None:
     counts = count_classes(source, "parts")
-    with pytest.raises(ValueError, match="class_balance needs photographs with 100 pixels"):
+    with pytest.raises(
+        ValueError, match="class_balanced_fraction needs photographs with 100 pixels"
+    ):
         ClassDraws.create(0.5, counts, torch.ones(COMMON + RARE))
 
 

@@ -116,7 +116,7 @@ def test_training_with_a_teacher_validates_without(
     monkeypatch.setattr(CompositeMTMini, "teacher", watch)
     finetune(
         create("ctn", decoder=tiny), "single:seg", root, tmp_path / "run", teacher="everywhere",
-        size=32, batch_size=2, steps=1, workers=0, device="cpu", source_weights={},
+        crop_size=32, batch_size=2, steps=1, workers=0, device="cpu", source_weights={},
         validate_images=5,
     )  # fmt: skip
     assert set(read) == {"train a", "train b"}
@@ -202,7 +202,7 @@ def test_other_layouts_have_no_teacher(tmp_path: Path) -> None:
 def test_a_run_with_another_teacher_is_another_run(root: Path, tmp_path: Path, tiny) -> None:  # type: ignore[no-untyped-def]
     model = create("ctn", decoder=tiny)
     config = TrainConfig(
-        "x", model.config, data=str(root), rule="single:seg", teacher="missing", size=32,
+        "x", model.config, data=str(root), rule="single:seg", teacher="missing", crop_size=32,
         batch_size=2, steps=1, workers=0, device="cpu", pretrained_encoder=False,
     )  # fmt: skip
     Trainer(config, tmp_path / "run").train()

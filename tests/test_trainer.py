@@ -67,9 +67,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_photographs: Callable[.
 @pytest.fixture
 def config(data: Path) -> TrainConfig:
     return TrainConfig(
-        "tiny", MODEL, data=str(data), pretrained_encoder=False, size=32, scale=(0.1, 0.15),
-        batch_size=2, steps=2, learning_rate=1e-2, encoder_rate=0.1, warmup=0, decay=0.0,
-        precision="fp32", device="cpu", workers=0, validate_every=1,
+        "tiny", MODEL, data=str(data), pretrained_encoder=False, crop_size=32,
+        scale_range=(0.1, 0.15), batch_size=2, steps=2, learning_rate=1e-2, encoder_lr_scale=0.1,
+        warmup_steps=0, lr_decay_fraction=0.0, precision="fp32", device="cpu", workers=0,
+        validate_every=1,
     )  # fmt: skip
 
 
@@ -130,8 +131,8 @@ def read_rows(path: Path) -> dict[tuple[int, str], float]:
 
 def test_a_resumed_run_has_the_same_numbers(config: TrainConfig, tmp_path: Path) -> None:
     config = replace(
-        config, steps=6, warmup=2, decay=0.5, average=0.9, class_power=0.3, class_balance=0.5,
-        auxiliary=0.5, frozen_stages=1,
+        config, steps=6, warmup_steps=2, lr_decay_fraction=0.5, ema_decay=0.9,
+        class_weight_power=0.3, class_balanced_fraction=0.5, aux_loss_weight=0.5, frozen_stages=1,
     )  # fmt: skip
     at_once = Trainer(config, tmp_path / "a", Recorder()).train()
 
@@ -170,9 +171,13 @@ def test_another_configuration_is_refused(config: TrainConfig, tmp_path: Path) -
     free = replace(config, steps=3, workers=1, validate_every=7, validate_images=3, cache=False)
     assert Trainer(free, tmp_path).step == 2
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    del state["config"]["auxiliary"]
+    del state["config"]["aux_loss_weight"]
     torch.save(state, tmp_path / "state.pt")
     assert Trainer(config, tmp_path).step == 2
+    state["config"]["size"] = state["config"].pop("crop_size")
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"run of another ctnet: 'size' is called 'crop_size' now"):
+        Trainer(config, tmp_path)
 
 
 def test_best_checkpoint_is_that_of_the_best_validation(
@@ -200,7 +205,7 @@ def test_without_validation_the_last_checkpoint_counts(config: TrainConfig, tmp_
 
 
 def test_average_of_the_weights(config: TrainConfig, tmp_path: Path) -> None:
-    trainer = Trainer(replace(config, steps=1, average=0.9), tmp_path)
+    trainer = Trainer(replace(config, steps=1, ema_decay=0.9), tmp_path)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     average = trainer.train().state_dict()
     for name, value in trainer.model.state_dict().items():
@@ -247,16 +252,16 @@ def test_the_encoder_learns_at_its_own_rate(config: TrainConfig, tmp_path: Path)
             if name.startswith(prefix)
         ]
         assert max(steps) == pytest.approx(rate, rel=0.01)
-    trainer = Trainer(replace(config, encoder_rate=0.0), tmp_path / "still")
+    trainer = Trainer(replace(config, encoder_lr_scale=0.0), tmp_path / "still")
     before = {name: value.clone() for name, value in trainer.model.encoder.named_parameters()}
     trainer.train()
     assert not changed(before, dict(trainer.model.encoder.named_parameters()))
 
 
 def test_coarse_phases_train_the_coarse_stages_alone(config: TrainConfig, tmp_path: Path) -> None:
-    phases = (Phase(1, changes={"coarse": True}), Phase(1))
+    phases = (Phase(1, changes={"coarse_only": True}), Phase(1))
     trainer = Trainer(
-        replace(config, auxiliary=1.0, phases=phases), tmp_path, recorder := Recorder()
+        replace(config, aux_loss_weight=1.0, phases=phases), tmp_path, recorder := Recorder()
     )
     states = [parameters(trainer.model)]
     for batch in trainer._batches():
@@ -292,14 +297,14 @@ def test_frozen_stages_of_a_wrapped_network(
 
 
 def test_learning_rate_by_hand(config: TrainConfig) -> None:
-    config = replace(config, steps=10, warmup=4, decay=0.5)
+    config = replace(config, steps=10, warmup_steps=4, lr_decay_fraction=0.5)
     factors = [learning_rate_at(step, config) for step in range(10)]
     assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-    assert learning_rate_at(0, replace(config, steps=1, warmup=0, decay=0.0)) == 1
+    assert learning_rate_at(0, replace(config, steps=1, warmup_steps=0, lr_decay_fraction=0.0)) == 1
 
 
 def test_the_schedule_reaches_the_optimizer(config: TrainConfig, tmp_path: Path) -> None:
-    trainer = Trainer(replace(config, steps=4, decay=1.0), tmp_path)
+    trainer = Trainer(replace(config, steps=4, lr_decay_fraction=1.0), tmp_path)
     trainer.train()
     assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx(
         [1e-2 * 0.1 * 0.25, 1e-2 * 0.25]
@@ -338,7 +343,7 @@ def test_init_from_a_run_that_is_missing(config: TrainConfig, tmp_path: Path) ->
 
 
 def test_init_from_a_run_takes_its_auxiliary_heads(config: TrainConfig, tmp_path: Path) -> None:
-    config = replace(config, auxiliary=1.0, average=0.5)
+    config = replace(config, aux_loss_weight=1.0, ema_decay=0.5)
     first = Trainer(config, tmp_path / "first")
     first.train()
     config = replace(config, init=str(tmp_path / "first"), seed=1)
@@ -347,7 +352,7 @@ def test_init_from_a_run_takes_its_auxiliary_heads(config: TrainConfig, tmp_path
     assert first.auxiliary is not None
     assert second.auxiliary is not None
     assert_equal(second.auxiliary.state_dict(), first.auxiliary.state_dict())
-    Trainer(replace(config, auxiliary=0.0), tmp_path / "plain")
+    Trainer(replace(config, aux_loss_weight=0.0), tmp_path / "plain")
     with pytest.raises(FileNotFoundError):
         Trainer(replace(config, init=str(tmp_path)), tmp_path / "no-run")
 
@@ -454,7 +459,9 @@ def test_held_out_photographs_choose_and_never_train(
     monkeypatch.setattr(CompositeMTMini, "load", reading)
     config = replace(config, data=str(root), held_out=True, steps=8, batch_size=10, cache=False)
     # All of a class's photographs can be drawn for it; its pixels are counted.
-    config = replace(config, class_balance=0.5, class_power=0.3, validate_every=100)
+    config = replace(
+        config, class_balanced_fraction=0.5, class_weight_power=0.3, validate_every=100
+    )
     Trainer(config, tmp_path / "run").train()
     assert len(set(read)) > 30
     assert held_out and not held_out & set(read)
@@ -471,15 +478,16 @@ def test_batches_larger_than_the_data(config: TrainConfig, tmp_path: Path) -> No
 def test_config_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
-        'rule = "R2"\nscale = [0.5, 1]\nlearning_rate = 1\n[model]\nsystem = "mhn"\n'
+        'rule = "R2"\nscale_range = [0.5, 1]\nlearning_rate = 1\n[model]\nsystem = "mhn"\n'
         'tasks = ["seg", "edges"]\n[loss_weights]\nseg = 2\n'
     )
     config = TrainConfig.load(file, steps=7)
-    assert (config.name, config.rule, config.scale, config.steps) == ("mine", "R2", (0.5, 1.0), 7)
+    assert (config.name, config.rule, config.steps) == ("mine", "R2", 7)
+    assert config.scale_range == (0.5, 1.0)
     assert config.model == ModelConfig("mhn", tasks=("seg", "edges"))
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    (tmp_path / "mine.yaml").write_text("name: other\nsize: 64\n")
-    assert TrainConfig.load(tmp_path / "mine.yaml").size == 64
+    (tmp_path / "mine.yaml").write_text("name: other\ncrop_size: 64\n")
+    assert TrainConfig.load(tmp_path / "mine.yaml").crop_size == 64
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.rglob("*.toml")), ids=lambda path: path.stem)
@@ -492,8 +500,9 @@ def test_the_papers_recipe() -> None:
     """Section 5 of the paper; the network's parts are compared with it elsewhere."""
     config = TrainConfig.load("paper")
     assert (config.model.encoder, config.model.decoder) == ("resnet34", "paper")
-    assert (config.size, config.batch_size, config.steps) == (256, 10, round(4998 / 10) * 100)
-    assert (config.learning_rate, config.encoder_rate, config.weight_decay) == (1e-3, 0.01, 1e-5)
+    assert (config.crop_size, config.batch_size, config.steps) == (256, 10, round(4998 / 10) * 100)
+    assert (config.learning_rate, config.encoder_lr_scale) == (1e-3, 0.01)
+    assert config.weight_decay == 1e-5
     assert dict(config.loss_weights) == {
         "seg": 3, "parts": 4, "edges": 50, "saliency": 8, "normals": 4
     }  # fmt: skip
@@ -518,32 +527,37 @@ def test_missing_and_broken_config_files(tmp_path: Path) -> None:
         ("[loss_weights]\nedge = 3", "unknown task 'edge' in loss_weights; did you mean 'edges'"),
         ("layout = 'pascal_mt'", "unknown layout 'pascal_mt'; did you mean 'pascal-mt'"),
         ("precision = 'fp8'", "unknown precision 'fp8'.*bf16"),
+        ("normals_loss = 'angle'", "unknown normals_loss 'angle'; did you mean 'angular'"),
+        ("size = 224", "'size' is called 'crop_size' now"),
+        ("angular = true", "'angular' is called 'normals_loss' .\"cosine\" or \"angular\". now"),
+        ("[[phases]]\nsteps = 5\ndecay = 1.0", "'decay' is called 'lr_decay_fraction' now"),
+        ("[consistency]\nshares = {}", "'consistency.shares' is called 'consistency.task_shares'"),
         ("steps = 1e4", "steps must be a whole number; got 10000.0"),
         ("steps = 0", "steps must be at least 1; got 0"),
         ("workers = -1", "workers must be at least 0; got -1"),
         ("learning_rate = 'high'", "learning_rate must be a number; got 'high'"),
         ("cache = 1", "cache must be true or false; got 1"),
         ("rule = 2", "rule must be text; got 2"),
-        ("size = 100", "size must be a multiple of 32; got 100"),
-        ("decay = 2", "decay is a share .*got 2"),
+        ("crop_size = 100", "crop_size must be a multiple of 32; got 100"),
+        ("lr_decay_fraction = 2", "lr_decay_fraction must be from 0 to 1; got 2"),
         ("[task_shares]\nedge = 3", "unknown task 'edge' in task_shares; did you mean 'edges'"),
         ("[task_shares]\nedges = 0.5", "task_shares are whole numbers; got 0.5 for edges"),
-        ("guidance = 1.5", "guidance is a share, 0 to 1; got 1.5"),
-        ("mosaic_share = -1.0", "mosaic_share is a share, 0 to 1; got -1.0"),
-        ("guidance = 0.5", "guidance needs a weight for auxiliary"),
-        ("coarse = true", "coarse needs a weight for auxiliary"),
-        ("class_balance = 2.0", "class_balance is a share, 0 to 1; got 2.0"),
-        ("average = 0.9\nrule = 'S'\n[consistency]\nweight = 1", "neither for S nor for palette"),
+        ("self_distillation_weight = 1.5", "self_distillation_weight must be from 0 to 1; got 1.5"),
+        ("mosaic_fraction = -1.0", "mosaic_fraction must be from 0 to 1; got -1.0"),
+        ("self_distillation_weight = 0.5", "self_distillation_weight needs an aux_loss_weight"),
+        ("coarse_only = true", "coarse_only needs an aux_loss_weight"),
+        ("class_balanced_fraction = 2.0", "class_balanced_fraction must be from 0 to 1; got 2.0"),
+        ("ema_decay = 0.9\nrule = 'S'\n[consistency]\nweight = 1", "neither for S nor for palette"),
         ("[consistency]\nweight = 1.0", "consistency needs a moving average"),
         (
             "[consistency]\nwieght = 1.0",
             "unknown key 'wieght' in consistency; did you mean 'weight'",
         ),
         ("consistency = 1", r"consistency must be a table \(\[consistency\]\); got 1"),
-        ("average = 1.0", "average is a decay .*got 1.0"),
-        ("scale = 0.5", "scale is a smallest and a largest scale; got 0.5"),
-        ("scale = [1.2, 0.5]", "scale is a smallest"),
-        ("scale = [1, 2, 3]", "scale is a smallest"),
+        ("ema_decay = 1.0", "ema_decay must be .*got 1.0"),
+        ("scale_range = 0.5", "scale_range is a smallest and a largest scale; got 0.5"),
+        ("scale_range = [1.2, 0.5]", "scale_range is a smallest"),
+        ("scale_range = [1, 2, 3]", "scale_range is a smallest"),
     ],
 )
 def test_config_errors_say_what_is_wrong(tmp_path: Path, line: str, message: str) -> None:
@@ -569,15 +583,17 @@ def consistent(
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    settings = ConsistencyConfig(weight=0.5, threshold=0.1, warmup=3, every=2)
-    return replace(config, data=str(root), batch_size=3, steps=6, average=0.9, consistency=settings)
+    settings = ConsistencyConfig(weight=0.5, threshold=0.1, warmup_steps=3, every=2)
+    return replace(
+        config, data=str(root), batch_size=3, steps=6, ema_decay=0.9, consistency=settings
+    )
 
 
 def test_a_resumed_run_with_consistency_has_the_same_numbers(
     consistent: TrainConfig, tmp_path: Path
 ) -> None:
-    phases = (Phase(2, "", {"coarse": True}), Phase(4))
-    config = replace(consistent, auxiliary=0.5, phases=phases)
+    phases = (Phase(2, "", {"coarse_only": True}), Phase(4))
+    config = replace(consistent, aux_loss_weight=0.5, phases=phases)
     Trainer(config, tmp_path / "a").train()
     with pytest.raises(KeyboardInterrupt):
         Trainer(config, tmp_path / "b", interrupted(2)).train()
@@ -601,7 +617,7 @@ def test_a_resumed_run_with_consistency_has_the_same_numbers(
 def test_consistency_changes_what_is_learned(
     consistent: TrainConfig, tmp_path: Path, device_data: bool
 ) -> None:
-    config = replace(consistent, steps=2, scale=(0.6, 1.0), device_data=device_data)
+    config = replace(consistent, steps=2, scale_range=(0.6, 1.0), device_data=device_data)
     found = Trainer(config, tmp_path / "a").train().state_dict()
     assert any(key.startswith("sure_") for _, key in read_rows(tmp_path / "a/losses.csv"))
     off = replace(config, consistency=replace(config.consistency, weight=0.0))

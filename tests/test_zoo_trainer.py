@@ -31,8 +31,9 @@ def photographs(write_photographs, tmp_path_factory):
 def small(photographs):
     """Changes that make the recipes small."""
     return {
-        "data": str(photographs), "pretrained_encoder": False, "size": 32, "scale": (0.5, 1.0),
-        "batch_size": 2, "steps": 2, "warmup": 0, "device": "cpu", "source_weights": {},
+        "data": str(photographs), "pretrained_encoder": False, "crop_size": 32,
+        "scale_range": (0.5, 1.0), "batch_size": 2, "steps": 2, "warmup_steps": 0, "device": "cpu",
+        "source_weights": {},
         "validate_every": 2, "validate_images": 5, "held_out": False,
     }  # fmt: skip
 
@@ -47,7 +48,7 @@ def config(small, tiny):
 def shared_batches(config):
     source = open_source("compositemt", config.data, "train")
     weights = sampling_weights(CompositeDataset(source, None), {})
-    draws = ClassDraws.create(config.class_balance, count_classes(source, "seg"), weights)
+    draws = ClassDraws.create(config.class_balanced_fraction, count_classes(source, "seg"), weights)
     data = DeviceData(source, config.model.tasks, torch.device("cpu"))
     return SharedBatches(data, config, weights, draws)
 
@@ -66,7 +67,7 @@ def test_short_trainings_on_cpus_differ_in_what_their_name_says(name):
     if name == "stn-s":
         own |= {"learning_rate"}
     if "r2" in name or "r3" in name:
-        own |= {"mosaic_share"}
+        own |= {"mosaic_fraction"}
     assert {k for k, v in config.to_dict().items() if v != base.to_dict()[k]} <= own
     zoo = TrainConfig.load(f"zoo/{name}")
     assert (config.rule, config.model) == (zoo.rule, zoo.model)
@@ -77,9 +78,9 @@ def test_recipes_differ_only_in_what_their_name_says(name):
     config, first = TrainConfig.load(f"zoo/{name}"), TrainConfig.load("zoo/ctn-r1")
     own = {"name", "rule", "model"}
     if name == "palette-r2":
-        own |= {"auxiliary", "guidance"}
+        own |= {"aux_loss_weight", "self_distillation_weight"}
     if name == "ctn-r2-r3":
-        own |= {"init", "steps", "warmup", "decay"}
+        own |= {"init", "steps", "warmup_steps", "lr_decay_fraction"}
     differ = {k for k, v in config.to_dict().items() if v != first.to_dict()[k]}
     assert differ <= own
     system, _, rule = name.partition("-")
@@ -89,7 +90,8 @@ def test_recipes_differ_only_in_what_their_name_says(name):
 
 def test_side_by_side_is_as_alone(config, tmp_path):
     configs = [replace(config, rule=rule, name=rule) for rule in ("R1", "R2", "S")]
-    configs.append(replace(configs[1], name="palette", auxiliary=0.0, guidance=0.0,
+    configs.append(replace(configs[1], name="palette", aux_loss_weight=0.0,
+                           self_distillation_weight=0.0,
                            model=replace(config.model, system="palette")))  # fmt: skip
     together = [create_loop(c, tmp_path / "together" / c.name) for c in configs]
     train_side_by_side(together, shared_batches(config))
@@ -121,10 +123,10 @@ def test_runs_of_different_lengths_and_resumed_ones(config, tmp_path):
 
 def test_runs_that_cannot_share(config, tmp_path):
     loops = [
-        create_loop(replace(config, name=f"{size}", size=size), tmp_path / f"{size}")
+        create_loop(replace(config, name=f"{size}", crop_size=size), tmp_path / f"{size}")
         for size in (32, 64)
     ]
-    with pytest.raises(ValueError, match="share size"):
+    with pytest.raises(ValueError, match="share crop_size"):
         train_side_by_side(loops, shared_batches(config))
 
 
@@ -145,7 +147,7 @@ def test_rule_s_supervises_every_label(config, tmp_path, system):
 
 
 def test_a_share_of_mosaics(config, tmp_path):
-    trainer = Trainer(replace(config, rule="single:seg", mosaic_share=0.5), tmp_path)
+    trainer = Trainer(replace(config, rule="single:seg", mosaic_fraction=0.5), tmp_path)
     shared = shared_batches(config)[0]
     palettes = [trainer.request(shared, step).palette for step in range(60)]
     mosaics = torch.cat([(p != 0).flatten(1).any(1) for p in palettes]).float().mean()
@@ -189,7 +191,7 @@ def test_command_line(photographs, tmp_path, capsys, monkeypatch):
     recipe = RECIPES / "zoo/base.toml"
     small = recipe.read_text()
     changes = {
-        "size = 224": "size = 32", "8000": "1", "ecssd = 2.0": "", "nyu = 4.0": "",
+        "crop_size = 224": "crop_size = 32", "8000": "1", "ecssd = 2.0": "", "nyu = 4.0": "",
         "validate_images = 50": "validate_images = 5", "held_out = true": "",
     }  # fmt: skip
     for old, new in changes.items():

@@ -59,30 +59,32 @@ def base(data: Path) -> TrainConfig:
     """Batches of three: two processes have one image and two."""
     return TrainConfig(
         "tiny", ModelConfig("ctn", "tiny", DECODER), data=str(data), pretrained_encoder=False,
-        size=64, scale=(0.8, 1.5), batch_size=3, steps=STEPS, learning_rate=1e-3, encoder_rate=0.5,
-        warmup=0, decay=0.5, average=0.9, precision="fp32", device="cpu", workers=0,
-        validate_every=5,
+        crop_size=64, scale_range=(0.8, 1.5), batch_size=3, steps=STEPS, learning_rate=1e-3,
+        encoder_lr_scale=0.5, warmup_steps=0, lr_decay_fraction=0.5, ema_decay=0.9,
+        precision="fp32", device="cpu", workers=0, validate_every=5,
     )  # fmt: skip
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "ctn-R1": {"auxiliary": 0.5, "guidance": 0.3, "class_power": 0.3,
-               "sharpness": 20.0, "angular": True,
-               "phases": (Phase(3, "coarse", {"coarse": True, "frozen_stages": 1}),
-                          Phase(8, "fine", {"batch_size": 4, "class_balance": 0.5}),
-                          Phase(9, "last", {"average": 0.5, "frozen_stages": 2,
+    "ctn-R1": {"aux_loss_weight": 0.5, "self_distillation_weight": 0.3, "class_weight_power": 0.3,
+               "logit_scale": 20.0, "normals_loss": "angular",
+               "phases": (Phase(3, "coarse", {"coarse_only": True, "frozen_stages": 1}),
+                          Phase(8, "fine", {"batch_size": 4, "class_balanced_fraction": 0.5}),
+                          Phase(9, "last", {"ema_decay": 0.5, "frozen_stages": 2,
                                             "frozen_statistics": True}))},
     "ctn-R1-consistency": {"steps": 8, "consistency": ConsistencyConfig(
-        1.0, threshold=0.05, warmup=4, every=2, cutmix=1.0, shares={"normals": 2})},
+        1.0, threshold=0.05, warmup_steps=4, every=2, cutmix_probability=1.0,
+        task_shares={"normals": 2})},
     "ctn-R1-lite": {"encoder": "efficientnet_lite0", "steps": 4},
-    "ctn-S": {"rule": "S", "auxiliary": 0.5},
+    "ctn-S": {"rule": "S", "aux_loss_weight": 0.5},
     "ctn-Rrnd": {"rule": "Rrnd", "frozen_statistics": True},
-    "ctn-R2-device": {"rule": "R2", "mosaic_share": 0.3, "device_data": True, "frozen_stages": 2},
-    "mhn-R1": {"auxiliary": 0.5},
+    "ctn-R2-device": {"rule": "R2", "mosaic_fraction": 0.3, "device_data": True,
+                      "frozen_stages": 2},
+    "mhn-R1": {"aux_loss_weight": 0.5},
     "mhn-S": {"rule": "S"},
     "stn-R1": {},
     "stn-S": {"rule": "S"},
-    "palette-R2": {"rule": "R2", "class_power": 0.3},
+    "palette-R2": {"rule": "R2", "class_weight_power": 0.3},
 }  # fmt: skip
 """What differs from :func:`base`."""
 

@@ -111,7 +111,7 @@ def _crops(config: TrainConfig, steps: int) -> list[tuple[str, int]]:
     """Returns for each phase within the first ``steps`` its batch and its number of steps."""
     return [
         (
-            f"{phase.batch_size} crops of {phase.size} px{' at stride 4' * phase.coarse}",
+            f"{phase.batch_size} crops of {phase.crop_size} px{' at stride 4' * phase.coarse_only}",
             min(steps, span.end) - span.start,
         )
         for span in config.spans

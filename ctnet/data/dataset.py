@@ -213,8 +213,8 @@ class CompositeDataset(Dataset[Sample]):
         cache: Keep decoded files in memory, unless the source does so already.
         task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers by
             name; 1 where none is given.
-        mosaic_share: Share of samples whose palette is a mosaic (R1) whatever the rule, so that a
-            network of a semantic rule can still do any task anywhere.
+        mosaic_fraction: Fraction of samples whose palette is a mosaic (R1) whatever the rule, so
+            that a network of a semantic rule can still do any task anywhere.
         uncolored: Give each sample the image before its colors were changed, too.
     """
 
@@ -226,11 +226,11 @@ class CompositeDataset(Dataset[Sample]):
         transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         cache: bool = False,
         task_shares: Mapping[str, int] | None = None,
-        mosaic_share: float = 0.0,
+        mosaic_fraction: float = 0.0,
         uncolored: bool = False,
     ) -> None:
         self.uncolored = uncolored
-        self.mosaic_share = mosaic_share
+        self.mosaic_fraction = mosaic_fraction
         self.task_shares = task_shares or {}
         shared = isinstance(source, CachedSource)
         self.source = CachedSource(source) if cache and not shared else source
@@ -302,7 +302,7 @@ class CompositeDataset(Dataset[Sample]):
         classes = tensors.get("classes")
         generator = np.random.default_rng(seed)
         rule = self.rule
-        if self.mosaic_share and generator.random() < self.mosaic_share:
+        if self.mosaic_fraction and generator.random() < self.mosaic_fraction:
             rule = R1
         if rule is None or (rule.needs_labels and classes is None):
             return torch.full(size, IGNORE, dtype=torch.int64)

@@ -83,8 +83,8 @@ class ClassDraws:
         classes = [c for c in range(1, len(present)) if present[c].sum() > 0]
         if not classes:
             raise ValueError(
-                f"class_balance needs photographs with {LEAST_PIXELS} pixels of a class in seg; "
-                "there are none that the rule can use."
+                "class_balanced_fraction needs photographs with "
+                f"{LEAST_PIXELS} pixels of a class in seg; there are none that the rule can use."
             )
         chosen = present[classes].numpy()
         return cls(share, tuple(classes), chosen / chosen.sum(1, keepdims=True))

@@ -14,8 +14,8 @@ from ctnet.models.config import ModelConfig
 from ctnet.rules import S, read_mapping
 from ctnet.tasks import TASKS, nearest
 from ctnet.training.consistency import ConsistencyConfig
-from ctnet.training.losses import PAPER_WEIGHTS
-from ctnet.training.phases import Phase, Span, stretch
+from ctnet.training.losses import PAPER_WEIGHTS, NormalsLoss
+from ctnet.training.phases import Phase, Span, check_renamed, stretch
 from ctnet.training.toml_writer import to_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -25,19 +25,19 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 LEAST = {
-    "size": 1,
+    "crop_size": 1,
     "batch_size": 1,
     "steps": 1,
     "validate_every": 1,
     "validate_images": 0,
     "frozen_stages": 0,
-    "warmup": 0,
+    "warmup_steps": 0,
     "workers": 0,
     "seed": 0,
     "focal_gamma": 0,
-    "sharpness": 0,
-    "auxiliary": 0,
-    "encoder_auxiliary": 0,
+    "logit_scale": 0,
+    "aux_loss_weight": 0,
+    "encoder_aux_loss_weight": 0,
     "reader_width": 0,
 }
 
@@ -68,42 +68,44 @@ class TrainConfig:
         frozen_statistics: Keep the encoder's batch norm statistics.
         only_added: Train nothing but the embeddings of tasks that :func:`ctnet.add_task` brought,
             so that no other task's output changes.
-        size: Side of the training crops in pixels.
-        scale: Smallest and largest scale of the photographs.
+        crop_size: Side of the training crops in pixels.
+        scale_range: Smallest and largest scale of the photographs.
         batch_size: Images a step.
         steps: Steps of the run; with phases, of all of them.
         learning_rate: Of everything but the encoder.
-        encoder_rate: The encoder's learning rate over ``learning_rate``; 0.01 in the paper.
+        encoder_lr_scale: The encoder's learning rate over ``learning_rate``; 0.01 in the paper.
         weight_decay: Of AdamW.
-        warmup: Steps of linear warm-up.
-        decay: Share of the steps at the end over which the rate falls linearly to zero.
-        clip: Largest norm of the gradient.
-        average: Decay of the exponential moving average of the weights, 0 for none.
+        warmup_steps: Steps of linear warm-up.
+        lr_decay_fraction: Fraction of the steps, at the end, over which the learning rate falls
+            linearly to zero.
+        grad_clip_norm: Largest norm of the gradient.
+        ema_decay: Decay of the exponential moving average of the weights; 0 turns it off.
         loss_weights: lambda of each task in eq. 4.
         focal_gamma: Focusing exponent of the class losses.
-        sharpness: Smooth class scores in place of those of eq. 5, which they agree with about the
-            best class (:func:`ctnet.training.losses.smooth_class_scores`); 0 keeps eq. 5.
-        guidance: Share of the class losses that goes by the best class of the auxiliary heads in
-            place of the label, so that the composite decides where they are sure enough.
+        logit_scale: Scale of smooth class scores that replace those of eq. 5, with the same best
+            class (:func:`ctnet.training.losses.smooth_class_scores`); 0 keeps eq. 5.
+        self_distillation_weight: Fraction of the class losses that takes the best class of the
+            auxiliary heads as its target instead of the label, so that the composite decides where
+            they are sure enough.
         reader_width: Width of the hidden layers of small networks that learn to read classes off
             the three channels, in place of anchors (:mod:`ctnet.training.readers`); 0 for none.
             The checkpoint holds what they learned as label tables.
-        angular: Normals learn by the angle, as they are measured, in place of 1 - cosine.
-        auxiliary: Weight of the coarse heads of :mod:`ctnet.training.auxiliary`, 0 for none.
-        encoder_auxiliary: Weight of heads on the encoder that do every task everywhere
+        normals_loss: ``cosine`` (1 - cosine) or ``angular`` (the angle, which the metric measures).
+        aux_loss_weight: Weight of the coarse heads of :mod:`ctnet.training.auxiliary`, 0 for none.
+        encoder_aux_loss_weight: Weight of heads on the encoder that do every task everywhere
             (:mod:`ctnet.training.encoder_heads`), 0 for none; for networks with one encoder.
-        coarse: Run and train the decoder only up to those heads. The network has no full output
-            then, so there is no validation.
-        class_power: Classes weigh by their share of pixels to the power of minus this.
-        class_balance: Share of samples that are drawn for a class: first a class, all but the
-            background equally often, then a photograph that has it, then a crop that holds some of
-            it (:mod:`ctnet.data.sampling`).
+        coarse_only: Run and train the decoder only up to those heads. The network has no full
+            output then, so there is no validation.
+        class_weight_power: Classes weigh by their share of pixels to the power of minus this.
+        class_balanced_fraction: Fraction of samples that are drawn for a class: first a class, all
+            but the background equally often, then a photograph that has it, then a crop that holds
+            some of it (:mod:`ctnet.data.sampling`).
         source_weights: Relative frequency of a source's images, by its name; 1 where none is
             given.
         task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers; 1
             where none is given.
-        mosaic_share: Share of samples whose palette is a mosaic (R1) whatever the rule, so that a
-            network of a semantic rule can still do any task anywhere.
+        mosaic_fraction: Fraction of samples whose palette is a mosaic (R1) whatever the rule, so
+            that a network of a semantic rule can still do any task anywhere.
         consistency: What pixels learn from whose task is asked for and not labeled
             (:mod:`ctnet.training.consistency`); its ``weight`` is 0 by default, which is off.
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
@@ -132,31 +134,31 @@ class TrainConfig:
     frozen_stages: int = 0
     frozen_statistics: bool = False
     only_added: bool = False
-    size: int = 256
-    scale: tuple[float, float] = (0.6, 1.3)
+    crop_size: int = 256
+    scale_range: tuple[float, float] = (0.6, 1.3)
     batch_size: int = 10
     steps: int = 50_000
     learning_rate: float = 1e-3
-    encoder_rate: float = 0.01
+    encoder_lr_scale: float = 0.01
     weight_decay: float = 1e-5
-    warmup: int = 200
-    decay: float = 0.4
-    clip: float = 5.0
-    average: float = 0.0
+    warmup_steps: int = 200
+    lr_decay_fraction: float = 0.4
+    grad_clip_norm: float = 5.0
+    ema_decay: float = 0.0
     loss_weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
     focal_gamma: float = 2.0
-    sharpness: float = 0.0
-    guidance: float = 0.0
+    logit_scale: float = 0.0
+    self_distillation_weight: float = 0.0
     reader_width: int = 0
-    angular: bool = False
-    auxiliary: float = 0.0
-    encoder_auxiliary: float = 0.0
-    coarse: bool = False
-    class_power: float = 0.0
-    class_balance: float = 0.0
+    normals_loss: NormalsLoss = "cosine"
+    aux_loss_weight: float = 0.0
+    encoder_aux_loss_weight: float = 0.0
+    coarse_only: bool = False
+    class_weight_power: float = 0.0
+    class_balanced_fraction: float = 0.0
     source_weights: Mapping[str, float] = field(default_factory=dict)
     task_shares: Mapping[str, int] = field(default_factory=dict)
-    mosaic_share: float = 0.0
+    mosaic_fraction: float = 0.0
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     precision: Precision = "auto"
     device: str = "auto"
@@ -178,7 +180,8 @@ class TrainConfig:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}.")
         for name, allowed_type in (
-            ("layout", Layout), ("teacher", Teacher), ("precision", Precision)
+            ("layout", Layout), ("teacher", Teacher), ("precision", Precision),
+            ("normals_loss", NormalsLoss),
         ):  # fmt: skip
             choices = get_args(allowed_type)
             if getattr(self, name) not in choices:
@@ -192,16 +195,16 @@ class TrainConfig:
         for task, share in self.task_shares.items():
             if type(share) is not int or share < 0:
                 raise ValueError(f"task_shares are whole numbers; got {share!r} for {task}.")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay is a share of the steps, 0 to 1; got {self.decay}.")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average is a decay of at least 0 and below 1; got {self.average}.")
-        pair = isinstance(self.scale, tuple) and len(self.scale) == 2
-        if not (pair and 0 < self.scale[0] <= self.scale[1]):
-            raise ValueError(f"scale is a smallest and a largest scale; got {self.scale}.")
-        for name in ("guidance", "class_balance", "mosaic_share"):
+        for name in ("lr_decay_fraction", "self_distillation_weight", "class_balanced_fraction",
+                     "mosaic_fraction"):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share, 0 to 1; got {getattr(self, name)}.")
+                raise ValueError(f"{name} must be from 0 to 1; got {getattr(self, name)}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be at least 0 and below 1; got {self.ema_decay}.")
+        low_high = self.scale_range
+        pair = isinstance(low_high, tuple) and len(low_high) == 2
+        if not (pair and 0 < low_high[0] <= low_high[1]):
+            raise ValueError(f"scale_range is a smallest and a largest scale; got {low_high}.")
         if not isinstance(self.consistency, ConsistencyConfig):
             raise ValueError(
                 f"consistency must be a table ([consistency]); got {self.consistency!r:.200}."
@@ -212,21 +215,21 @@ class TrainConfig:
                     "consistency is for palettes of several tasks: neither for S nor "
                     "for palette networks."
                 )
-            if not self.average:
-                raise ValueError("consistency needs a moving average of the weights (average).")
-        if self.size % 32:
-            raise ValueError(f"size must be a multiple of 32; got {self.size}.")
+            if not self.ema_decay:
+                raise ValueError("consistency needs a moving average of the weights (ema_decay).")
+        if self.crop_size % 32:
+            raise ValueError(f"crop_size must be a multiple of 32; got {self.crop_size}.")
         if self.phases:
             self._check_phases()
         else:
             self._check_auxiliary()
 
     def _check_auxiliary(self) -> None:
-        for name in ("coarse", "guidance", "encoder_auxiliary"):
-            if getattr(self, name) and not self.auxiliary:
-                raise ValueError(f"{name} needs a weight for auxiliary.")
-        if self.only_added and self.auxiliary:
-            raise ValueError("only_added trains embeddings alone: auxiliary must be 0.")
+        for name in ("coarse_only", "self_distillation_weight", "encoder_aux_loss_weight"):
+            if getattr(self, name) and not self.aux_loss_weight:
+                raise ValueError(f"{name} needs an aux_loss_weight above 0.")
+        if self.only_added and self.aux_loss_weight:
+            raise ValueError("only_added trains embeddings alone: aux_loss_weight must be 0.")
 
     def _check_phases(self) -> None:
         whole = sum(phase.steps for phase in self.phases)
@@ -280,6 +283,7 @@ class TrainConfig:
         """
         known = [entry.name for entry in fields(cls)]
         for key in values:
+            check_renamed(key)
             if key not in known:
                 raise ValueError(f"unknown key {key!r} in a training config{nearest(key, known)}")
         values = _from_plain(values)
@@ -333,6 +337,6 @@ def _from_plain(values: Mapping[str, Any]) -> dict[str, Any]:
         values["model"] = ModelConfig.from_dict(values["model"])
     if isinstance(values.get("consistency"), Mapping):
         values["consistency"] = ConsistencyConfig.from_dict(values["consistency"])
-    if isinstance(values.get("scale"), list):
-        values["scale"] = tuple(float(edge) for edge in values["scale"])
+    if isinstance(values.get("scale_range"), list):
+        values["scale_range"] = tuple(float(edge) for edge in values["scale_range"])
     return values

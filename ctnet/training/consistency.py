@@ -30,8 +30,8 @@ from ctnet.training.readers import LearnedReaders
 CHANCE = 3
 """Separates the chance of strong views from that of batches, palettes and crops."""
 
-SURE_SHARPNESS = 20.0
-"""Sharpness of the smooth scores that say how sure the average is of a class. The probabilities of
+SURE_LOGIT_SCALE = 20.0
+"""Scale of the smooth scores that say how sure the average is of a class. The probabilities of
 eq. 5 cannot: outputs that stop short of a corner of the cube have next to none."""
 
 STRONG_JITTER = 0.5
@@ -45,6 +45,10 @@ MIXED_AREA, MIXED_SHAPE = (0.02, 0.4), (0.3, 3.3)
 """Share of the crop's area that is pasted in, and height over width of it."""
 
 
+RENAMED = {"warmup": "warmup_steps", "shares": "task_shares", "cutmix": "cutmix_probability"}
+"""Keys of older recipes and runs, and what they are called now."""
+
+
 @dataclass(frozen=True)
 class ConsistencyConfig:
     """How unlabeled pixels are learned from.
@@ -54,24 +58,24 @@ class ConsistencyConfig:
         threshold: Least probability from which on a class of the average is a target, by the smooth
             scores of :func:`~.losses.smooth_class_scores`, whose best class is that of eq. 5;
             probabilities and normals always are.
-        warmup: Steps over which the weight rises linearly.
+        warmup_steps: Steps over which the weight rises linearly.
         every: Every n-th step has it; those are the steps that cost one more forward pass.
-        shares: Relative frequency in mosaic and random palettes, on such steps, of the tasks that a
-            crop has no label for, whole numbers by name; 1 where none is given. Those that it has
-            labels for have their ``task_shares``.
-        cutmix: Share of crops that get a rectangle of another crop.
+        task_shares: Relative frequency in mosaic and random palettes, on such steps, of the tasks
+            that a crop has no label for, whole numbers by name; 1 where none is given. Those that
+            it has labels for have the run's ``task_shares``.
+        cutmix_probability: Probability that a crop gets a rectangle of another crop.
     """
 
     weight: float = 0.0
     threshold: float = 0.9
-    warmup: int = 0
+    warmup_steps: int = 0
     every: int = 1
-    shares: Mapping[str, int] = field(default_factory=dict)
-    cutmix: float = 0.5
+    task_shares: Mapping[str, int] = field(default_factory=dict)
+    cutmix_probability: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, kind in (("weight", float), ("threshold", float), ("cutmix", float),
-                           ("warmup", int), ("every", int)):  # fmt: skip
+        for name, kind in (("weight", float), ("threshold", float), ("cutmix_probability", float),
+                           ("warmup_steps", int), ("every", int)):  # fmt: skip
             value = getattr(self, name)
             allowed = (float, int) if kind is float else (int,)
             if type(value) not in allowed:
@@ -79,23 +83,27 @@ class ConsistencyConfig:
                 raise ValueError(f"consistency.{name} must be {wanted}; got {value!r}.")
         if not self.weight >= 0:
             raise ValueError(f"consistency.weight must be at least 0; got {self.weight}.")
-        for name in ("threshold", "cutmix"):
+        for name in ("threshold", "cutmix_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"consistency.{name} is 0 to 1; got {getattr(self, name)}.")
-        for name, least in (("warmup", 0), ("every", 1)):
+        for name, least in (("warmup_steps", 0), ("every", 1)):
             if getattr(self, name) < least:
                 raise ValueError(
                     f"consistency.{name} must be at least {least}; got {getattr(self, name)}."
                 )
-        if not isinstance(self.shares, Mapping):
-            raise ValueError(f"consistency.shares is a table of tasks; got {self.shares!r}.")
-        for task, share in self.shares.items():
+        if not isinstance(self.task_shares, Mapping):
+            raise ValueError(
+                f"consistency.task_shares is a table of tasks; got {self.task_shares!r}."
+            )
+        for task, share in self.task_shares.items():
             if task not in TASKS:
                 raise ValueError(
-                    f"unknown task {task!r} in consistency.shares{nearest(task, TASKS)}"
+                    f"unknown task {task!r} in consistency.task_shares{nearest(task, TASKS)}"
                 )
             if type(share) is not int or share < 0:
-                raise ValueError(f"consistency.shares are whole numbers; got {share!r} for {task}.")
+                raise ValueError(
+                    f"consistency.task_shares are whole numbers; got {share!r} for {task}."
+                )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConsistencyConfig:
@@ -106,6 +114,10 @@ class ConsistencyConfig:
         """
         known = [entry.name for entry in fields(cls)]
         for key in values:
+            if key in RENAMED:
+                raise ValueError(
+                    f"'consistency.{key}' is called 'consistency.{RENAMED[key]}' now: rename it."
+                )
             if key not in known:
                 raise ValueError(f"unknown key {key!r} in consistency{nearest(key, known)}")
         return cls(**values)
@@ -116,7 +128,7 @@ class ConsistencyConfig:
 
     def weight_at(self, step: int) -> float:
         """Returns the weight of the loss at a step."""
-        return self.weight * min(1.0, (step + 1) / max(1, self.warmup))
+        return self.weight * min(1.0, (step + 1) / max(1, self.warmup_steps))
 
 
 @dataclass(frozen=True)
@@ -208,7 +220,9 @@ class Consistency:
         targets = self._targets(composite, sample, asked)
         strong = torch.stack([strong_view(x, c) for x, c in zip(weak, chances, strict=True)])
         size = inside.shape[1], inside.shape[2]
-        boxes = torch.stack([draw_box(size, self.config.cutmix, chance) for chance in chances])
+        boxes = torch.stack(
+            [draw_box(size, self.config.cutmix_probability, chance) for chance in chances]
+        )
         boxes = boxes.to(weak.device)
         return ConsistentBatch(
             _paste(replace(sample, image=strong), boxes),
@@ -281,7 +295,7 @@ class Consistency:
                 name
                 for name, has_label in zip(self.tasks, row, strict=True)
                 for _ in range(
-                    (self._task_shares if has_label else self.config.shares).get(name, 1)
+                    (self._task_shares if has_label else self.config.task_shares).get(name, 1)
                 )
             ]
             if among:
@@ -312,7 +326,7 @@ class Consistency:
         if self._readers is not None:
             return self._readers.scores(name, outputs, average=True)
         points = task_anchors(get_task(name), self._anchors)
-        return smooth_class_scores(outputs, points, SURE_SHARPNESS)
+        return smooth_class_scores(outputs, points, SURE_LOGIT_SCALE)
 
 
 def _pixels(composite: Tensor) -> Tensor:

@@ -71,8 +71,8 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         step: Step of the phase.
         config: What holds in it.
     """
-    rise = min(1.0, (step + 1) / max(1, config.warmup))
-    fall = min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    fall = min(1.0, (config.steps - step) / max(1.0, config.lr_decay_fraction * config.steps))
     return min(rise, fall)
 
 
@@ -199,10 +199,10 @@ class TrainingLoop(ABC, Generic[Network]):
             source,
             None if config.rule == S else get_rule(config.rule, config.model.tasks),
             config.model.tasks,
-            training_transform(config.size, config.scale),
+            training_transform(config.crop_size, config.scale_range),
             config.cache,
             config.task_shares,
-            config.mosaic_share,
+            config.mosaic_fraction,
             uncolored=config.consistency.weight > 0,
         )
 
@@ -218,7 +218,7 @@ class TrainingLoop(ABC, Generic[Network]):
         if self.auxiliary is not None:
             trained += [p for p in self.auxiliary.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in trained if id(p) in slow], "scale": config.encoder_rate},
+            {"params": [p for p in trained if id(p) in slow], "scale": config.encoder_lr_scale},
             {"params": [p for p in trained if id(p) not in slow], "scale": 1.0},
         ]
         return torch.optim.AdamW(
@@ -307,10 +307,10 @@ class TrainingLoop(ABC, Generic[Network]):
         """Returns how photographs are drawn in the present phase."""
         config = self.phase
         weights = sampling_weights(self.dataset, config.source_weights)
-        if not config.class_balance:
+        if not config.class_balanced_fraction:
             return weights, None
         counts = self.class_counts("seg")
-        return weights, ClassDraws.create(config.class_balance, counts, weights)
+        return weights, ClassDraws.create(config.class_balanced_fraction, counts, weights)
 
     def _open_log(self) -> RunLog:
         """Opens the log; that of a new run begins with what the network will see of each class."""
@@ -349,10 +349,10 @@ class TrainingLoop(ABC, Generic[Network]):
             palette = batch_palettes(
                 self.dataset.rule, shared.sample, weights, generator, self.config.model.tasks
             )
-        if self.phase.mosaic_share:
+        if self.phase.mosaic_fraction:
             mosaic = batch_palettes(R1, shared.sample, weights, generator, self.config.model.tasks)
             draws = torch.from_numpy(generator.random(len(palette))).to(palette.device)
-            chosen = draws < self.phase.mosaic_share
+            chosen = draws < self.phase.mosaic_fraction
             palette = torch.where(chosen[:, None, None], mosaic, palette)
         return replace(shared.sample, palette=palette).select(own_rows(len(palette)))
 
@@ -424,7 +424,7 @@ class TrainingLoop(ABC, Generic[Network]):
         self.scaler.scale(loss).backward()
         self._sum_gradients()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.grad_clip_norm)
         if bool(torch.isfinite(norm)) or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -432,7 +432,7 @@ class TrainingLoop(ABC, Generic[Network]):
     def _average_decay(self) -> float:
         """Decay of the moving average at the present step."""
         # Early on the average follows quickly, so that it forgets where training began.
-        return min(self.phase.average, (self.step + 1) / (self.step + 10))
+        return min(self.phase.ema_decay, (self.step + 1) / (self.step + 10))
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -449,7 +449,7 @@ class TrainingLoop(ABC, Generic[Network]):
         weights = {k: v.contiguous().cpu() for k, v in self._result_weights().items()}
         save_file(weights, self.folder / "last.safetensors")
         # The full output of a network that learns at coarse strides means nothing yet.
-        if self.validate is not None and not self.phase.coarse:
+        if self.validate is not None and not self.phase.coarse_only:
             metrics = self.validate(self._create_result(weights).to(self.device))
             log.write_metrics(self.step, metrics)
             score = float(metrics["score"])
@@ -481,7 +481,10 @@ class TrainingLoop(ABC, Generic[Network]):
         with file:
             state = torch.load(file, map_location=self.device, weights_only=True)
         # A run from before a field existed had the field's default.
-        theirs = TrainConfig.from_dict(state["config"])
+        try:
+            theirs = TrainConfig.from_dict(state["config"])
+        except ValueError as error:
+            raise ValueError(f"{self.folder} holds a run of another ctnet: {error}") from error
         differ = differences(self.config, theirs, state["step"])
         if differ:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from ctnet.training.readers import LearnedReaders
 
 PAPER_WEIGHTS = {"seg": 3.0, "parts": 4.0, "edges": 50.0, "saliency": 8.0, "normals": 4.0}
 """lambda_k of eq. 4."""
+
+NormalsLoss = Literal["cosine", "angular"]
+"""How normals are compared."""
 
 
 def focal_cross_entropy(
@@ -57,7 +61,7 @@ def cross_entropy(scores: Tensor, target: Tensor, class_weights: Tensor | None =
     return summed / sum_of_all(weights.to(scores)[target[target != IGNORE]].sum())
 
 
-def smooth_class_scores(outputs: Tensor, points: Sequence[Point], sharpness: float) -> Tensor:
+def smooth_class_scores(outputs: Tensor, points: Sequence[Point], logit_scale: float) -> Tensor:
     """Scores classes by minus the squared distance to their anchors.
 
     The best class is that of eq. 5, the nearest anchor, but the cross-entropy of these scores has
@@ -66,13 +70,13 @@ def smooth_class_scores(outputs: Tensor, points: Sequence[Point], sharpness: flo
     Args:
         outputs: Raw outputs (P,3).
         points: The anchor of each of C classes, in [0, 1].
-        sharpness: Score lost per squared unit of distance, where the cube's side is 1.
+        logit_scale: Score lost per squared unit of distance, where the cube's side is 1.
 
     Returns:
         Scores (P,C), less that shared term.
     """
     anchors = outputs.new_tensor(points)
-    return sharpness * (2 * torch.sigmoid(outputs) @ anchors.T - anchors.square().sum(1))
+    return logit_scale * (2 * torch.sigmoid(outputs) @ anchors.T - anchors.square().sum(1))
 
 
 def balanced_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -129,10 +133,11 @@ class CompositeLoss:
         weights: lambda of each task; a task that is left out weighs 1.
         gamma: Focusing exponent of the class losses.
         class_weights: Weights of the classes of a task, by task name.
-        sharpness: Of :func:`smooth_class_scores`; 0 takes the scores of eq. 5.
-        guidance: Share of a class loss that goes by the guide's best class in place of the label.
+        logit_scale: Of :func:`smooth_class_scores`; 0 takes the scores of eq. 5.
+        self_distillation_weight: Fraction of a class loss that takes the guide's best class as its
+            target instead of the label.
         anchors: The network's own class anchors, if it has any.
-        angular: Normals have :func:`angular_loss` in place of :func:`cosine_loss`.
+        normals_loss: ``cosine`` (:func:`cosine_loss`) or ``angular`` (:func:`angular_loss`).
         readers: Learned readers, whose scores stand in for those of anchors.
     """
 
@@ -140,10 +145,10 @@ class CompositeLoss:
     weights: Mapping[str, float]
     gamma: float
     class_weights: Mapping[str, Tensor]
-    sharpness: float = 0.0
-    guidance: float = 0.0
+    logit_scale: float = 0.0
+    self_distillation_weight: float = 0.0
     anchors: Sequence[ClassAnchors] = ()
-    angular: bool = False
+    normals_loss: NormalsLoss = "cosine"
     readers: LearnedReaders | None = None
 
     def __call__(
@@ -196,7 +201,7 @@ class CompositeLoss:
         """
         if get_task(name).kind == "probability":
             return balanced_cross_entropy(outputs, label[mask])
-        compare = angular_loss if self.angular else cosine_loss
+        compare = angular_loss if self.normals_loss == "angular" else cosine_loss
         return compare(outputs, label.permute(0, 2, 3, 1)[mask])
 
     def _task_loss(
@@ -207,18 +212,18 @@ class CompositeLoss:
         scores = self._class_scores(name, outputs)
         weights = self.weights_of_classes(name, outputs.device)
         loss = focal_cross_entropy(scores, label[mask], self.gamma, weights)
-        if guide is None or not self.guidance:
+        if guide is None or not self.self_distillation_weight:
             return loss
         guide = F.interpolate(guide.detach(), size=label.shape[1:], mode="bilinear")
         guided = focal_cross_entropy(scores, guide.argmax(1)[mask], self.gamma, weights)
-        return torch.lerp(loss, guided, self.guidance)
+        return torch.lerp(loss, guided, self.self_distillation_weight)
 
     def _class_scores(self, name: str, outputs: Tensor) -> Tensor:
         if self.readers is not None:
             return self.readers.scores(name, outputs)
         points = task_anchors(get_task(name), self.anchors)
-        if self.sharpness:
-            return smooth_class_scores(outputs, points, self.sharpness)
+        if self.logit_scale:
+            return smooth_class_scores(outputs, points, self.logit_scale)
         return anchor_scores(outputs, points)
 
 

@@ -39,7 +39,8 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
         self.rule = rule
 
     def _begin_phase(self) -> None:
-        self.class_weights = self._task_weights(self.rule) if self.phase.class_power else None
+        balanced = self.phase.class_weight_power > 0
+        self.class_weights = self._task_weights(self.rule) if balanced else None
 
     def _task_weights(self, rule: Rule) -> Tensor:
         table = torch.from_numpy(rule.table(self.model.tasks)).long()
@@ -47,7 +48,7 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
         counts = torch.zeros(IGNORE + 1, dtype=torch.int64)
         counts.index_add_(0, table[: len(pixels)], pixels)
         counts = counts[: len(self.model.tasks)]
-        return balanced_class_weights(counts, self.phase.class_power).to(self.device)
+        return balanced_class_weights(counts, self.phase.class_weight_power).to(self.device)
 
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
         image = sample.image.contiguous(memory_format=torch.channels_last)

@@ -13,17 +13,52 @@ if TYPE_CHECKING:
     from ctnet.training.config import TrainConfig
 
 PHASE_FIELDS = (
-    "size", "scale", "batch_size", "learning_rate", "encoder_rate", "weight_decay", "warmup",
-    "decay", "clip", "average", "frozen_stages", "frozen_statistics", "coarse", "loss_weights",
-    "focal_gamma", "sharpness", "guidance", "angular", "auxiliary", "encoder_auxiliary",
-    "class_power", "class_balance", "source_weights", "task_shares", "mosaic_share", "consistency",
-    "validate_every",
+    "crop_size", "scale_range", "batch_size", "learning_rate", "encoder_lr_scale", "weight_decay",
+    "warmup_steps", "lr_decay_fraction", "grad_clip_norm", "ema_decay", "frozen_stages",
+    "frozen_statistics", "coarse_only", "loss_weights", "focal_gamma", "logit_scale",
+    "self_distillation_weight", "normals_loss", "aux_loss_weight", "encoder_aux_loss_weight",
+    "class_weight_power", "class_balanced_fraction", "source_weights", "task_shares",
+    "mosaic_fraction", "consistency", "validate_every",
 )  # fmt: skip
 """Fields of :class:`~.config.TrainConfig` that a phase may change."""
 
-FREE = ("steps", "decay", "device", "workers", "validate_every", "validate_images", "cache",
-        "phases")  # fmt: skip
+FREE = (
+    "steps", "lr_decay_fraction", "device", "workers", "validate_every", "validate_images", "cache",
+    "phases",
+)  # fmt: skip
 """Fields that may differ when a run goes on; of the phases, those that have not begun."""
+
+
+RENAMED = {
+    "size": "crop_size",
+    "scale": "scale_range",
+    "encoder_rate": "encoder_lr_scale",
+    "warmup": "warmup_steps",
+    "decay": "lr_decay_fraction",
+    "clip": "grad_clip_norm",
+    "average": "ema_decay",
+    "sharpness": "logit_scale",
+    "guidance": "self_distillation_weight",
+    "angular": "normals_loss",
+    "auxiliary": "aux_loss_weight",
+    "encoder_auxiliary": "encoder_aux_loss_weight",
+    "coarse": "coarse_only",
+    "class_power": "class_weight_power",
+    "class_balance": "class_balanced_fraction",
+    "mosaic_share": "mosaic_fraction",
+}
+"""Keys of older recipes and runs, and what they are called now."""
+
+
+def check_renamed(key: str) -> None:
+    """Refuses a key that has another name now.
+
+    Raises:
+        ValueError: If it has; the message says the new name.
+    """
+    if key in RENAMED:
+        hint = ' ("cosine" or "angular")' if key == "angular" else ""
+        raise ValueError(f"{key!r} is called {RENAMED[key]!r}{hint} now: rename it.")
 
 
 @dataclass(frozen=True)
@@ -47,6 +82,7 @@ class Phase:
         if not isinstance(self.name, str):
             raise ValueError(f"name of a phase must be text; got {self.name!r}.")
         for key in self.changes:
+            check_renamed(key)
             if key not in PHASE_FIELDS:
                 allowed = nearest(key, ("steps", "name", *PHASE_FIELDS))
                 raise ValueError(f"a phase cannot change {key!r}{allowed}")

@@ -65,8 +65,10 @@ class SharedBatches:
             for number, draw in enumerate(drawn)
             if draw.focus != IGNORE
         }
-        crops = draw_crops(generator, self.data.sizes[indices], config.size, config.scale, focus)
-        sample = self.data.batch(indices, crops, config.size)
+        crops = draw_crops(
+            generator, self.data.sizes[indices], config.crop_size, config.scale_range, focus
+        )
+        sample = self.data.batch(indices, crops, config.crop_size)
         return SharedBatch(
             sample, self.data.labelled(torch.tensor(indices, device=self.data.device))
         )

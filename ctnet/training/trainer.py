@@ -26,7 +26,7 @@ from ctnet.training.loop import TrainingLoop, find_encoders
 from ctnet.training.losses import CompositeLoss, balanced_class_weights, smooth_class_scores
 from ctnet.training.readers import LearnedReaders
 
-START_SHARPNESS = 20.0
+START_LOGIT_SCALE = 20.0
 """How sharply a reader tells classes apart that begins from anchors."""
 
 
@@ -40,7 +40,7 @@ class Trainer(TrainingLoop[CompositeModel]):
 
     def _prepare(self, weights: State | None, heads: State | None) -> AuxiliaryHeads | None:
         self.loss = self._create_loss()
-        supervised = any(span.config.auxiliary for span in self.config.spans)
+        supervised = any(span.config.aux_loss_weight for span in self.config.spans)
         if not supervised and not self.config.reader_width:
             return None
         known = any(name.startswith("readers.") for name in heads or ())
@@ -68,14 +68,16 @@ class Trainer(TrainingLoop[CompositeModel]):
         if table is not None:
             return TableReader(table).probabilities
         points = task_anchors(task, self.config.model.anchors)
-        return lambda outputs: smooth_class_scores(outputs, points, START_SHARPNESS).softmax(-1)
+        return lambda outputs: smooth_class_scores(outputs, points, START_LOGIT_SCALE).softmax(-1)
 
     def _create_encoder_heads(self) -> EncoderHeads | None:
-        if not any(span.config.encoder_auxiliary for span in self.config.spans):
+        if not any(span.config.encoder_aux_loss_weight for span in self.config.spans):
             return None
         encoders = find_encoders(self.model)
         if len(encoders) > 1:
-            raise ValueError("encoder_auxiliary is for networks with one encoder: CTN and MHN.")
+            raise ValueError(
+                "encoder_aux_loss_weight is for networks with one encoder: CTN and MHN."
+            )
         return EncoderHeads(cast(Encoder, encoders[0]).channels, self.config.model.tasks)
 
     @property
@@ -112,10 +114,10 @@ class Trainer(TrainingLoop[CompositeModel]):
             config.loss_weights,
             config.focal_gamma,
             self._class_weights(),
-            config.sharpness,
-            config.guidance,
+            config.logit_scale,
+            config.self_distillation_weight,
             config.model.anchors,
-            config.angular,
+            config.normals_loss,
         )
 
     def _create_consistency(self) -> Consistency | None:
@@ -134,16 +136,18 @@ class Trainer(TrainingLoop[CompositeModel]):
         )
 
     def _class_weights(self) -> dict[str, Tensor]:
-        if not self.phase.class_power:
+        if not self.phase.class_weight_power:
             return {}
         return {
-            name: balanced_class_weights(self.class_counts(name).sum(0), self.phase.class_power)
+            name: balanced_class_weights(
+                self.class_counts(name).sum(0), self.phase.class_weight_power
+            )
             for name in self.config.model.tasks
             if get_task(name).kind == "classes"
         }
 
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
-        coarse = self.phase.coarse
+        coarse = self.phase.coarse_only
         batch = None
         # The average has no full output yet where its fine stages are not trained.
         within = self.step - self.span.start
@@ -157,7 +161,7 @@ class Trainer(TrainingLoop[CompositeModel]):
         with self.autocast():
             features = self.model.encode(image)
         total = image.new_zeros(())
-        weight = self.phase.encoder_auxiliary
+        weight = self.phase.encoder_aux_loss_weight
         if weight and self.auxiliary is not None and self.auxiliary.encoder is not None:
             with self.autocast():
                 total = weight * self.auxiliary.encoder(features.pyramids[0], sample, self.loss)
@@ -186,13 +190,13 @@ class Trainer(TrainingLoop[CompositeModel]):
             with self.autocast():
                 self.auxiliary.decode_coarse(self.model, features, sample.palette)
             result = self.auxiliary(sample)
-            return self.phase.auxiliary * result.total, result.losses
+            return self.phase.aux_loss_weight * result.total, result.losses
         with self.autocast():
             composite = self.model.decode(features, sample.palette)
         guides, extra = None, composite.new_zeros(())
-        if self.auxiliary is not None and self.phase.auxiliary:
+        if self.auxiliary is not None and self.phase.aux_loss_weight:
             result = self.auxiliary(sample)
-            guides, extra = result.guides, self.phase.auxiliary * result.total
+            guides, extra = result.guides, self.phase.aux_loss_weight * result.total
         loss, parts = self.loss(composite, sample, guides)
         if self.consistency is not None and batch is not None:
             within = self.step - self.span.start

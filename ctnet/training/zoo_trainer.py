@@ -29,8 +29,8 @@ GROUPS = (
 )
 """Networks that train side by side, most wanted first; a later group may start from an earlier."""
 
-SHARED = ("data", "layout", "held_out", "teacher", "size", "scale", "batch_size", "seed",
-          "source_weights", "class_balance", "device")  # fmt: skip
+SHARED = ("data", "layout", "held_out", "teacher", "crop_size", "scale_range", "batch_size", "seed",
+          "source_weights", "class_balanced_fraction", "device")  # fmt: skip
 """Fields that runs side by side have in common."""
 
 
@@ -91,9 +91,9 @@ def train_zoo(
             data = data or DeviceData(source, first.model.tasks, pick_device(first.device))
             weights = sampling_weights(CompositeDataset(source, None), first.source_weights)
             draws = None
-            if first.class_balance:
+            if first.class_balanced_fraction:
                 counts = loops[0].class_counts("seg")
-                draws = ClassDraws.create(first.class_balance, counts, weights)
+                draws = ClassDraws.create(first.class_balanced_fraction, counts, weights)
             train_side_by_side(loops, SharedBatches(data, first, weights, draws))
         for loop in loops:
             folder = out / loop.config.name / "checkpoint"
