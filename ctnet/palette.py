@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from ctnet.outputs import png_mark
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, TASKS, get_task, nearest
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ class Palette:
         colors[IGNORE] = (255, 255, 255)
         image = Image.fromarray(self.ids)
         image.putpalette(colors.ravel().tolist())
-        image.save(path)
+        image.save(path, pnginfo=png_mark())
 
     @classmethod
     def load(cls, path: str | Path, tasks: Sequence[str] = DEFAULT_TASKS) -> Palette:

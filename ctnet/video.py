@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ctnet.images import RGB, ImageLike, load_image
+from ctnet.outputs import MARK
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -51,6 +52,9 @@ FINEST = 65535
 
 MAX_RATE = 1000
 """Most frames a second of a video that is written."""
+
+MAX_SIDE = 4096
+"""Most pixels along a side of a video that is written, which players can still show."""
 
 BT709 = 1
 
@@ -335,8 +339,8 @@ class VideoWriter:
 
         Args:
             picture: What :func:`ctnet.images.load_image` takes. The first sets the size of the
-                video (an odd height or width gets a black line more: H.264 knows only even ones);
-                others are scaled to fit, on black.
+                video, at most :data:`MAX_SIDE` pixels a side (an odd height or width gets a black
+                line more: H.264 knows only even ones); others are scaled to fit, on black.
             time: Seconds from the start at which it is shown, kept to a tenth of a millisecond;
                 a frame of ``rate`` after the one before where None.
 
@@ -345,7 +349,9 @@ class VideoWriter:
         """
         pixels = load_image(picture)
         if self._size is None:
-            self._size = pixels.shape[1], pixels.shape[0]
+            height, width = pixels.shape[:2]
+            scale = min(1, MAX_SIDE / max(height, width))
+            self._size = max(1, round(width * scale)), max(1, round(height * scale))
         if pixels.shape[1::-1] != self._size:
             pixels = np.array(ImageOps.pad(Image.fromarray(pixels), self._size))
         pixels = np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)])
@@ -367,6 +373,7 @@ class VideoWriter:
             self._container = self._av.open(
                 str(self._part), "w", format="mp4", options={"movflags": "+faststart"}
             )
+            self._container.metadata["comment"] = MARK
             self._stream = self._started(self._container, pixels)
         frame = self._av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"

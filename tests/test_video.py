@@ -475,7 +475,10 @@ def test_existing_results(model, photos, clip, tmp_path, kind, capsys):
     assert "skipped" in capsys.readouterr().out
     assert predict(model, tmp_path, *arguments, "--existing", "fail") == 1
     assert "exists; remove it" in capsys.readouterr().err
+    assert predict(model, tmp_path, *arguments) == 1
+    assert "was not made by ctnet" in capsys.readouterr().err
     assert done.read_text() == "mine"
+    assert predict(model, tmp_path, *arguments, "--overwrite") == 0
     assert predict(model, tmp_path, *arguments) == 0
     assert len(done.read_bytes()) > 10
 

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ctnet import defaults
-from ctnet.cli.commands import Commands, add_device
+from ctnet.cli.commands import Commands, add_device, add_overwrite
+from ctnet.outputs import check_outputs, png_mark
 from ctnet.rules import get_rule
 
 
@@ -38,6 +39,7 @@ def add_commands(commands: Commands) -> None:
     add_device(bench)
     bench.add_argument("--compile", action="store_true", help="torch.compile the look-up")
     bench.add_argument("--out", type=Path, help="plot to write (PNG), beside the printed table")
+    add_overwrite(bench)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -45,6 +47,8 @@ def _bench(args: argparse.Namespace) -> int:
     from ctnet.models.device import pick_device
     from ctnet.profiling.bench import bench, draw, table
 
+    if args.out is not None:
+        check_outputs([args.out], overwrite=args.overwrite)
     model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
     model.fuse(compile=args.compile)
     rule = get_rule(args.palette, model.tasks)
@@ -52,6 +56,6 @@ def _bench(args: argparse.Namespace) -> int:
     print(table(points))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        draw(points, args.model).save(args.out, optimize=True)
+        draw(points, args.model).save(args.out, optimize=True, pnginfo=png_mark())
         print(f"written: {args.out}")
     return 0

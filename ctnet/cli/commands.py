@@ -71,6 +71,13 @@ def add_device(parser: argparse.ArgumentParser, default: str | None = "auto") ->
     parser.add_argument("--device", default=default, help="auto, cpu, cuda, mps")
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--overwrite``."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files even if ctnet did not make them"
+    )
+
+
 def add_long_side(parser: argparse.ArgumentParser) -> None:
     """Adds ``--long-side``."""
     parser.add_argument(

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
-from ctnet.cli.commands import Commands, add_data, add_device, add_layout, add_model, add_seed
+from ctnet.cli.commands import (
+    Commands,
+    add_data,
+    add_device,
+    add_layout,
+    add_model,
+    add_overwrite,
+    add_seed,
+)
+from ctnet.outputs import check_outputs
 
 
 def add_commands(commands: Commands) -> None:
@@ -40,6 +50,7 @@ def add_commands(commands: Commands) -> None:
     evaluate.add_argument(
         "--no-label-tables", action="store_true", help="read classes by eq. 5 only"
     )
+    add_overwrite(evaluate)
     add_seed(evaluate)
     add_device(evaluate)
     evaluate.add_argument(
@@ -68,6 +79,7 @@ def add_commands(commands: Commands) -> None:
         "--limit", type=int, help="use at most this many photographs (default: all of train)"
     )
     tables.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+    add_overwrite(tables)
     tables.add_argument("--half", action="store_true", help="store weights as fp16")
     add_device(tables)
 
@@ -76,15 +88,18 @@ def _eval(args: argparse.Namespace) -> int:
     import torch
 
     from ctnet.data.dataset import open_source
-    from ctnet.evaluation.evaluate import evaluate
+    from ctnet.evaluation.evaluate import evaluate, result_path
     from ctnet.evaluation.palettes import evaluate_palettes
     from ctnet.evaluation.results import read_result
     from ctnet.models.device import pick_device
     from ctnet.models.palette_network import PaletteNetwork
     from ctnet.models.pretrained import load
+    from ctnet.rules import S, get_rule
 
     model = load(args.model, pick_device(args.device))
-    name = args.name or args.model.rsplit("/", 1)[-1]
+    name = args.name or re.split(r"[/:]", args.model.rstrip("/"))[-1]
+    rule = S if args.rule == S else get_rule(args.rule, model.tasks).name
+    check_outputs([result_path(args.out, name, rule)], overwrite=args.overwrite)
     source = open_source(args.layout, args.data, args.split, model.tasks)
     if isinstance(model, PaletteNetwork):
         result = evaluate_palettes(model, source, args.rule, name, args.limit)
@@ -110,7 +125,9 @@ def _label_tables(args: argparse.Namespace) -> int:
     from ctnet.models.checkpoint import save_checkpoint
     from ctnet.models.device import pick_device
     from ctnet.training.count_tables import add_label_tables
+    from ctnet.zoo.files import CONFIG_FILE
 
+    check_outputs([args.out / CONFIG_FILE], overwrite=args.overwrite)
     model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
     source = open_source(args.layout, args.data, "train", model.tasks)
     model, reports = add_label_tables(model, source, args.tasks, args.limit, rule=args.rule)

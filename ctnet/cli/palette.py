@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctnet.cli.commands import Commands, add_device, add_long_side, add_seed
+from ctnet.cli.commands import Commands, add_device, add_long_side, add_overwrite, add_seed
+from ctnet.outputs import MARK, check_outputs, png_mark
 from ctnet.palette import Palette, Size, read_ids, read_mask
 from ctnet.rules import get_rule
 from ctnet.tasks import DEFAULT_TASKS
@@ -88,6 +89,7 @@ def add_commands(commands: Commands) -> None:
     _add_model(show, "network whose task ids are used (default: the paper's five tasks)")
     show.add_argument("--image", type=Path, metavar="PHOTO", help="draw it over this photograph")
     show.add_argument("--out", type=Path, metavar="PNG", help="picture with a legend")
+    add_overwrite(show)
 
 
 def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
@@ -96,6 +98,7 @@ def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="palette to write")
+    add_overwrite(parser)
 
 
 class _Edit(argparse.Action):
@@ -129,7 +132,7 @@ def _make(args: argparse.Namespace) -> int:
         labels = None if args.labels is None else read_ids(args.labels)
         size = _parse_size(args.size) if labels is None else labels.shape
         palette = get_rule(args.rule, tasks).palette(size, generator, labels, tasks)
-    return _write(palette, args.out)
+    return _write(palette, args, args.labels, args.image)
 
 
 def _of_photograph(args: argparse.Namespace, generator: np.random.Generator) -> Palette:
@@ -185,7 +188,9 @@ def _edit(args: argparse.Namespace) -> int:
             palette = apply(palette, *values)
         except ValueError as error:
             raise ValueError(f"{option} {' '.join(values)}: {error}") from error
-    return _write(palette, args.out)
+    masks = [values[1] for option, values in args.edits if option == "--mask"]
+    # Editing a file in place needs --overwrite, as any other loss does.
+    return _write(palette, args, *masks, None if args.overwrite else args.palette)
 
 
 def _task(name: str) -> str | None:
@@ -256,7 +261,9 @@ EDITS: dict[str, tuple[int | str, tuple[str, ...], str, Edit]] = {
 """By option: number and names of its values, help, and the edit itself."""
 
 
-def _write(palette: Palette, path: Path) -> int:
+def _write(palette: Palette, args: argparse.Namespace, *inputs: str | Path | None) -> int:
+    path: Path = args.out
+    check_outputs([path], filter(None, inputs), args.overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     palette.save(path)
     print(f"{path}: {palette!r}")
@@ -274,9 +281,11 @@ def _show(args: argparse.Namespace) -> int:
     for task, share in palette.shares().items():
         print(f"  {task:<10} {share:6.1%}")
     if args.out is not None:
+        inputs = [path for path in (args.palette, args.image) if path is not None]
+        check_outputs([args.out], inputs, args.overwrite)
         image: RGB | None = None if args.image is None else load_image(args.image)
         picture = draw_palette(palette, image)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(args.out)
+        picture.save(args.out, pnginfo=png_mark(), comment=MARK)
         print(f"written: {args.out}")
     return 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctnet import defaults
-from ctnet.cli.commands import Commands, add_device, add_long_side
+from ctnet.cli.commands import Commands, add_device, add_long_side, add_overwrite
+from ctnet.outputs import check_outputs, made_by_ctnet
 
 if TYPE_CHECKING:
     from ctnet.images import RGB
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ctnet.prediction.predict import Request
     from ctnet.prediction.prediction import Prediction
     from ctnet.video import Frames, VideoWriter
+
+RESULTS = (".png", ".mp4")
+"""Endings of the pictures and videos that the command writes."""
 
 SLIDES = 2.0
 """Default number of photographs per second in a video of photographs."""
@@ -59,6 +63,7 @@ def add_commands(commands: Commands) -> None:
         default="replace",
         help="what to do with results that exist already (default: %(default)s)",
     )
+    add_overwrite(predict)
     add_long_side(predict)
     predict.add_argument(
         "--seed",
@@ -104,6 +109,7 @@ class _Job:
     model: CompositeModel
     palette: Request
     frames: Frames
+    inputs: tuple[Path, ...]
 
     def predict(self, image: Path | RGB) -> Prediction:
         """Predicts on one image."""
@@ -115,11 +121,13 @@ class _Job:
         Raises:
             ValueError: If they exist and ``--existing`` is ``fail``.
         """
-        if self.args.existing == "replace" or not path.exists():
-            return False
-        if self.args.existing == "fail":
+        if self.args.existing == "fail" and path.exists():
             raise ValueError(f"{path} exists; remove it, or use --existing replace or skip.")
-        return True
+        return self.args.existing == "skip" and path.exists()
+
+    def check(self, paths: Iterable[Path]) -> None:
+        """Checks that writing files destroys no input and nothing that ctnet did not make."""
+        check_outputs(paths, self.inputs, self.args.overwrite)
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -135,7 +143,8 @@ def _predict(args: argparse.Namespace) -> int:
     total = len(sources) + failed
     if sources:
         model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
-        job = _Job(args, model, model.resolve_palette(args.palette), frames)
+        inputs = (*(source.path for source in sources), Path(args.palette))
+        job = _Job(args, model, model.resolve_palette(args.palette), frames, inputs)
         failed += _predict_sources(job, sources)
     if failed:
         print(f"ctnet: {failed} of {total} inputs failed", file=sys.stderr)
@@ -158,12 +167,20 @@ def _find(args: argparse.Namespace) -> tuple[list[_Source], int]:
                     raise ValueError(
                         f"folder {given} has no files outside --out; choose another --out."
                     )
+            if not Path(given).is_file():
+                paths = [path for path in paths if not _is_result(path)]
+                if not paths:
+                    raise ValueError(f"{given}: all files there are results of ctnet.")
         except (ValueError, OSError) as error:
             _report(given, error)
             failed += 1
             continue
         found |= dict.fromkeys(paths)
     return list(_named(found)), failed
+
+
+def _is_result(path: Path) -> bool:
+    return path.suffix.lower() in RESULTS and made_by_ctnet(path)
 
 
 def _named(paths: Sequence[Path] | dict[Path, None]) -> Iterator[_Source]:
@@ -230,16 +247,25 @@ def _slides(job: _Job) -> Iterator[VideoWriter]:
     from ctnet.video import VideoWriter
 
     job.present(job.args.side_by_side)
+    job.check([job.args.side_by_side])
     with VideoWriter(job.args.side_by_side, job.args.rate or SLIDES) as writer:
         yield writer
 
 
 def _on_photo(job: _Job, source: _Source, slides: VideoWriter | None) -> list[str]:
+    from ctnet.prediction.prediction import result_paths
+
     done = job.args.out / f"{source.name}_composite.png"
     if job.present(done):
         return [f"{source.path}: skipped, {done} exists"]
+    targets = result_paths(job.args.out, source.name, job.model.tasks).values()
+    job.check(targets)
+    earlier = [path for path in targets if made_by_ctnet(path)]
     prediction = job.predict(source.path)
     written = prediction.save(job.args.out, source.name)
+    # Of an earlier palette, which asked for more.
+    for path in set(earlier) - set(written.values()):
+        path.unlink()
     if slides is not None:
         slides.write(prediction.side_by_side())
     files = [f"  {kind:<10} {file}" for kind, file in written.items()]
@@ -247,12 +273,16 @@ def _on_photo(job: _Job, source: _Source, slides: VideoWriter | None) -> list[st
 
 
 def _on_video(job: _Job, source: _Source) -> list[str]:
+    from ctnet.prediction.prediction import result_paths
     from ctnet.video import VideoReader, VideoWriter
 
     target = job.args.side_by_side or job.args.out / f"{source.name}_side_by_side.mp4"
     folder = job.args.out / source.name
     if job.present(target):
         return [f"{source.path}: skipped, {target} exists"]
+    job.check([target])
+    if job.args.labels:
+        _clear_labels(folder)
     with VideoReader(source.path) as reader:
         rate = reader.rate / job.frames.every
         total = job.frames.count(reader.expected)
@@ -261,7 +291,9 @@ def _on_video(job: _Job, source: _Source) -> list[str]:
                 prediction = job.predict(frame.image)
                 writer.write(prediction.side_by_side(), frame.time)
                 if job.args.labels:
-                    prediction.save_labels(folder, f"{frame.number:06}")
+                    stem = f"{frame.number:06}"
+                    job.check(result_paths(folder, stem, job.model.tasks).values())
+                    prediction.save_labels(folder, stem)
                 bar.update()
     lines = [
         f"{source.path}: {writer.count} frames, {float(rate):.5g} per second",
@@ -276,6 +308,13 @@ def _on_video(job: _Job, source: _Source) -> list[str]:
         tqdm.write("\n".join(lines))
         raise ValueError(reader.problem)
     return lines
+
+
+def _clear_labels(folder: Path) -> None:
+    """Removes the labels of frames that an earlier run wrote."""
+    earlier = [path for path in sorted(folder.glob("*_*")) if made_by_ctnet(path)]
+    for path in earlier:
+        path.unlink()
 
 
 def _bar(total: int, unit: str, what: str = "", shown: bool | None = True) -> Any:

@@ -7,6 +7,7 @@ rule's palette asks for there. Each task is measured on the sources with the bes
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ class EvalResult:
 
     def path(self, folder: str | Path) -> Path:
         """Returns the file of the result: ``MODEL_RULE.json``, a rule's colon as a dash."""
-        return Path(folder) / f"{self.model}_{self.rule.replace(':', '-')}.json"
+        return result_path(folder, self.model, self.rule)
 
     def on_top_of(self, earlier: EvalResult) -> EvalResult:
         """Returns an earlier result of the same model with the tasks of this one measured again."""
@@ -101,6 +102,16 @@ class EvalResult:
         text = json.dumps(_rounded(asdict(self)), indent=1, allow_nan=False)
         path.write_text(text + "\n")
         return path
+
+
+def result_path(folder: str | Path, model: str, rule: str) -> Path:
+    """Returns the file of the result of a model under a rule, inside the folder by any name."""
+    return Path(folder) / f"{_file_name(model)}_{_file_name(rule)}.json"
+
+
+def _file_name(name: str) -> str:
+    """Returns what is left of a name that every file system takes as a part of a file's name."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "unnamed"
 
 
 def _rounded(value: Any) -> Any:

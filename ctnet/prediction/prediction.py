@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ctnet.images import RGB
 from ctnet.labels import Readers, task_values
+from ctnet.outputs import png_mark
 from ctnet.palette import Palette
 from ctnet.prediction import colors, drawing
 from ctnet.prediction.resampling import enlarge_probabilities
@@ -126,10 +127,10 @@ class Prediction:
         """
         name = self.name if name is None else name
         labels = self.save_labels(directory, name)
-        paths = {key: Path(directory) / f"{name}_{key}.png" for key in ("overlay", "composite")}
-        self.overlay().save(paths["overlay"])
+        paths = result_paths(directory, name, ())
+        self.overlay().save(paths["overlay"], pnginfo=png_mark())
         # Written last: where it is, the others are complete.
-        self.draw().save(paths["composite"])
+        self.draw().save(paths["composite"], pnginfo=png_mark())
         return {key: paths[key] for key in ("composite", "overlay")} | labels
 
     def save_labels(self, directory: str | Path, name: str | None = None) -> dict[str, Path]:
@@ -148,21 +149,38 @@ class Prediction:
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"{directory} is a file; give a folder to write into.")
         directory.mkdir(parents=True, exist_ok=True)
-        paths = {"palette": directory / f"{name}_palette.png"}
+        paths = result_paths(directory, name, tuple(self.labels))
+        del paths["composite"], paths["overlay"]
         self.palette.save(paths["palette"])
         for task, values in self.labels.items():
             spec = get_task(task)
-            suffix = "npy" if spec.kind == "normals" else "png"
-            paths[task] = directory / f"{name}_{task}.{suffix}"
             if spec.kind == "normals":
                 np.save(paths[task], values)
             elif spec.kind == "probability":
-                Image.fromarray(np.rint(values * 65535).astype(np.uint16)).save(paths[task])
+                picture = Image.fromarray(np.rint(values * 65535).astype(np.uint16))
+                picture.save(paths[task], pnginfo=png_mark())
             else:
                 picture = Image.fromarray(values)
                 picture.putpalette(colors.class_colors(spec).ravel().tolist())
-                picture.save(paths[task])
+                picture.save(paths[task], pnginfo=png_mark())
         return paths
+
+
+def result_paths(directory: str | Path, name: str, tasks: Sequence[str]) -> dict[str, Path]:
+    """Returns the files that :meth:`Prediction.save` writes.
+
+    Args:
+        directory: Their folder.
+        name: Their stem.
+        tasks: Tasks that are asked for.
+
+    Returns:
+        The paths by content: ``composite``, ``overlay``, ``palette`` and task names.
+    """
+    suffixes = dict.fromkeys(("composite", "overlay", "palette"), "png")
+    for task in tasks:
+        suffixes[task] = "npy" if get_task(task).kind == "normals" else "png"
+    return {key: Path(directory) / f"{name}_{key}.{suffix}" for key, suffix in suffixes.items()}
 
 
 def label_array(values: Tensor) -> Label:
