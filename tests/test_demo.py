@@ -264,7 +264,7 @@ def test_bad_photographs(handlers, photo, tmp_path, kind, message):
         (Image.new("L", (91, 60)), "palette.png is 91 × 60 pixels, the photograph 90 × 60"),
         (Image.new("L", (60, 90)), "palette.png is 60 × 90 pixels"),
         (Image.new("L", (90, 60), 7), "unknown task ids .7."),
-        (Image.new("RGB", (90, 60)), "palette.png holds RGB colours"),
+        (Image.new("RGB", (90, 60)), "none of a task"),
     ],
 )
 def test_bad_palettes(handlers, photo, tmp_path, image, message):

@@ -3,6 +3,7 @@
 import hashlib
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hub_server import TOKEN, Fault
@@ -10,7 +11,7 @@ from huggingface_hub import constants
 
 from ctnet.zoo.download import fetch, find_cached
 from ctnet.zoo.files import FileInfo
-from ctnet.zoo.hub_names import HubName
+from ctnet.zoo.hub_names import HubName, HubOptions
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 REPO = "org/tiny"
@@ -91,6 +92,22 @@ def test_the_token_goes_to_the_hub_and_not_to_its_store(hub, monkeypatch):
         (False, True),
         (True, False),
     }
+
+
+def test_the_terms_of_the_hubs_own_client(hub, tmp_path, forbid_network):
+    hub.publish(REPO, OLD)
+    own = HubOptions(token=TOKEN, cache_dir=tmp_path / "own")
+    folder = fetch(NAME, options=own)
+    assert folder.is_relative_to(tmp_path / "own") and find_cached(NAME) is None
+    assert any(request.token for request in hub.requests)
+    asked = len(hub.requests)
+    assert fetch(NAME, options=own) == folder and len(hub.requests) == asked
+    assert fetch(NAME, options=replace(own, force_download=True)) == folder
+    assert len(hub.requests) > asked
+    forbid_network()
+    assert fetch(NAME, options=replace(own, local_files_only=True)) == folder
+    with pytest.raises(FileNotFoundError, match="local_files_only"):
+        fetch(NAME, options=HubOptions(local_files_only=True))
 
 
 def test_no_other_file_of_a_repository_is_fetched(hub):

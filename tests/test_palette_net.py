@@ -198,7 +198,8 @@ def test_miou_of_palettes_by_hand(network, photographs):
 def test_command_line(train_config, photographs, tmp_path, capsys):
     config = tmp_path / "config.toml"
     config.write_text(
-        'rule = "R2"\npretrained_encoder = false\nsize = 32\nscale = [0.5, 1.0]\nbatch_size = 2\n'
+        'rule = "R2"\npretrained_encoder = false\ncrop_size = 32\nscale_range = [0.5, 1.0]\n'
+        "batch_size = 2\n"
         'steps = 2\nworkers = 0\nvalidate_images = 1\n[model]\nsystem = "palette"\n'
     )
     run = tmp_path / "run"

@@ -244,5 +244,5 @@ class TestEverything:
             np.testing.assert_allclose(
                 prediction.labels[task].astype(float), alone.labels[task].astype(float), atol=1e-4
             )
-        with pytest.raises(ValueError, match="long_side is at least 32"):
+        with pytest.raises(ValueError, match="long_side is a whole number of at least 32"):
             model.predict_all(photograph, long_side=31)

@@ -240,7 +240,7 @@ def test_a_maintainer_publishes_by_one_command(logged_in, tmp_path, monkeypatch,
         (["download", "ctn-r77"], "did you mean 'ctn-r"),
         (["download", "hf-hub:../../x"], "ORG/REPO"),
         (["push", "ctn-r77", "--repo", "a/b"], "did you mean 'ctn-r"),
-        (["push", "local-dir:none", "--repo", "a/b"], "no config.json in none"),
+        (["push", "local-dir:none", "--repo", "a/b"], "there is no folder none"),
     ],
 )
 def test_errors_of_the_commands_are_one_clear_line(hub, arguments, words, capsys):
@@ -274,7 +274,7 @@ def test_names_of_all_kinds_are_understood(name, revision, full):
         (".", "v1", "a folder has no revisions"),
         ("local-dir:x", "v1", "a folder has no revisions"),
         ("org/repo@v1", "v2", "two revisions"),
-        ("../x/y", None, "ORG/REPO"),
+        ("-x/y", None, "ORG/REPO"),
     ],
 )
 def test_names_of_no_kind_are_refused(name, revision, words):

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,7 +301,7 @@ def test_a_fine_tuned_checkpoint_loads_through_torch_hub(make_model, tmp_path):
         loaded = torch.hub.load(checkout, "from_pretrained", name, **known)
         assert loaded.config == network.config
         assert torch.equal(loaded.decoder.head.weight, network.decoder.head.weight)
-    with pytest.raises(ValueError, match="ORG/REPO"):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         torch.hub.load(checkout, "from_pretrained", str(tmp_path / "none"), **known)
 
 
@@ -311,3 +312,28 @@ def test_every_model_loads_by_its_entry_point(name):
     spec.loader.exec_module(hubconf)
     network = getattr(hubconf, name.replace("-", "_"))()
     assert parameter_count(network) == ctnet.model_info(name).parameters
+
+
+class TestFolders:
+    """What looks like a path is one; the Hub is not asked for it."""
+
+    def test_a_missing_folder_is_named(self, tmp_path, make_model):
+        save_checkpoint(make_model(), tmp_path / "runs" / "pets")
+        for name in (tmp_path / "runs" / "pet", str(tmp_path / "runs" / "pet")):
+            with pytest.raises(FileNotFoundError, match=r"no folder .*pet; did you mean .*pets\?"):
+                ctnet.CompositeModel.from_pretrained(name)
+
+    def test_a_relative_path_beside_folders_that_exist(self, tmp_path, monkeypatch):
+        (tmp_path / "runs").mkdir()
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(FileNotFoundError, match="hf-hub:runs/typo"):
+            ctnet.CompositeModel.from_pretrained("runs/typo")
+
+    def test_home(self, tmp_path, monkeypatch, make_model):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        save_checkpoint(make_model(), tmp_path / "mine")
+        assert ctnet.load("~/mine").config.system == "ctn"
+        assert ctnet.load(Path("~/mine")).config.system == "ctn"
+
+    def test_a_path_that_is_a_name_of_the_zoo(self):
+        assert ctnet.load(Path("ctn-r1")).config == ctnet.load("ctn-r1").config

@@ -13,6 +13,9 @@ from torch import Tensor
 from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.encoders import Encoder
 
+LOWEST, HIGHEST = -0.5, 1.5
+"""Values of an image beyond these are in another range than [0, 1]; augmentation may overshoot."""
+
 GRID = LEVELS[-1]
 """Images are padded inside the model to multiples of this."""
 
@@ -37,6 +40,11 @@ def prepare_image(image: Tensor, dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: If the shape or type is another.
     """
+    if not isinstance(image, Tensor):
+        raise ValueError(
+            f"an image is a float tensor of RGB in [0, 1]; got {type(image).__name__}. "
+            "model.predict takes any image."
+        )
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
@@ -46,7 +54,20 @@ def prepare_image(image: Tensor, dtype: torch.dtype) -> Tensor:
             f"an image is float RGB in [0, 1]; got {image.dtype}. Divide 8-bit values by 255, "
             "or use model.predict, which takes any image."
         )
+    _check_range(image)
     return pad_to_grid(image.to(dtype))
+
+
+def _check_range(image: Tensor) -> None:
+    # Values are no part of a graph that is traced, and tensors without data have none.
+    if torch.compiler.is_compiling() or image.is_meta:
+        return
+    low, high = (float(x) for x in image.detach().aminmax())
+    if low < LOWEST or high > HIGHEST:
+        raise ValueError(
+            f"an image is RGB in [0, 1]; got values from {low:.3g} to {high:.3g}. Divide 8-bit "
+            "values by 255, and leave normalizing to the network."
+        )
 
 
 class Pyramids(Sequence[list[Tensor]]):

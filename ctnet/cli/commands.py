@@ -90,7 +90,16 @@ def add_long_side(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Adds ``--seed`` for rules that draw at random."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of mosaics and random palettes")
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, help="seed of mosaics and random palettes"
+    )
+
+
+def whole_number(text: str) -> int:
+    """Reads a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ctnet.demo.studio import Studio
 from ctnet.demo.views import OVERLAY, draw
+from ctnet.outputs import png_mark
 from ctnet.prediction.prediction import Prediction
 
 GAP = 16
@@ -40,7 +41,7 @@ def labels_file(studio: Studio, models: Sequence[str]) -> Path:
             prediction = studio.whole(model)
             written = list(prediction.save_labels(folder).values())
             written.append(folder / f"{prediction.name}_composite.png")
-            prediction.draw().save(written[-1])
+            prediction.draw().save(written[-1], pnginfo=png_mark())
             for entry in written:
                 inside = f"{folder.name}/{entry.name}" if len(models) > 1 else entry.name
                 file.write(entry, inside)
@@ -58,7 +59,7 @@ def picture_file(studio: Studio, models: Sequence[str], view: str) -> Path:
         sheet.paste(picture, (left, 0))
         left += picture.width + GAP
     path = studio.folder / f"{studio.photo.name}_{view}.png"
-    sheet.save(path)
+    sheet.save(path, pnginfo=png_mark())
     return path
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ctnet.fused.network import FusedNetwork, Parts
-from ctnet.fused.scale_shift import Step, compiled_step, step_by_blocks
+from ctnet.fused.scale_shift import compiled_step, step_by_blocks
+
+_INFERRING: ContextVar[tuple[int, ...]] = ContextVar("_INFERRING", default=())
+"""Networks that this thread runs fused now, by identity, whatever their flags say."""
+
+
+_Key = list[tuple[int, int, int]]
+"""Identity, version and place of each parameter and buffer."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,8 @@ class _Fused:
     """A fused network, and the state that it was made from."""
 
     network: FusedNetwork
-    key: list[tuple[int, int]]
+    key: _Key
+    sums: Tensor
 
 
 class FuseMixin(nn.Module):
@@ -27,12 +36,13 @@ class FuseMixin(nn.Module):
 
     The fused network is no part of the module: parameters, keys and the state dict stay as
     they are. It is used in eval mode where no gradients are recorded, and made again when
-    parameters or statistics have changed (which writes to their ``.data`` hide).
+    parameters or statistics have changed. In-place writes to their ``.data``, which torch hides,
+    are noticed by :meth:`inference` alone.
     """
 
     _fused = False
     _dtype: torch.dtype | None = None
-    _step: Step = staticmethod(step_by_blocks)
+    _compile = False
     _network: _Fused | None = None
 
     def parts(self) -> Parts:
@@ -58,7 +68,7 @@ class FuseMixin(nn.Module):
         """
         self.eval()
         self._fused, self._dtype, self._network = True, dtype, None
-        self._step = compiled_step() if compile else step_by_blocks
+        self._compile = compile
         return self
 
     @property
@@ -77,39 +87,59 @@ class FuseMixin(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What can be made again is neither copied nor stored.
+        return self.__dict__ | {"_network": None}
+
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Uses the fused network within, in eval mode and without gradients."""
-        before, self._fused = self._fused, True
+        """Uses the fused network within, in this thread, without gradients and as in eval mode.
+
+        No flag of the network changes, so that other threads may run it as they like.
+        """
+        fused = self._network
+        if fused is not None and not torch.equal(fused.sums, _sums(self)):
+            self._network = None
+        token = _INFERRING.set((*_INFERRING.get(), id(self)))
         try:
             yield
         finally:
-            self._fused = before
+            _INFERRING.reset(token)
 
     def fused_network(self) -> FusedNetwork:
         """Returns the network fused for inference, made when first needed.
 
         Raises:
-            ValueError: If the network is in training mode.
+            ValueError: If the network is in training mode, outside of :meth:`inference`.
         """
-        key: list[tuple[int, int]] = []
-        if _read_state(self, key):
+        key: _Key = []
+        if _read_state(self, key) and id(self) not in _INFERRING.get():
             raise ValueError("the network is in training mode; call its eval() first.")
-        if self._network is None or self._network.key != key:
+        fused = self._network
+        if fused is None or fused.key != key:
             with torch.inference_mode(False), torch.no_grad():
-                parts = self.parts()
+                parts, sums = self.parts(), _sums(self)
             dtype = self._dtype or next(self.parameters()).dtype
-            self._network = _Fused(FusedNetwork.of(parts, dtype, self._step), key)
-        return self._network.network
+            step = compiled_step() if self._compile else step_by_blocks
+            fused = self._network = _Fused(FusedNetwork.of(parts, dtype, step), key, sums)
+        return fused.network
 
     def fused_if_used(self) -> FusedNetwork | None:
         """Returns the fused network where the next call uses it, else None."""
-        if not self._fused or self.training or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return None
-        return self.fused_network()
+        used = id(self) in _INFERRING.get() or (self._fused and not self.training)
+        return self.fused_network() if used else None
 
 
-def _read_state(module: nn.Module, key: list[tuple[int, int]]) -> bool:
+@torch.no_grad()
+def _sums(module: nn.Module) -> Tensor:
+    """Sums every parameter and buffer: a value written past torch's counters changes one."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return torch.stack([x.detach().sum(dtype=torch.float32) for x in tensors])
+
+
+def _read_state(module: nn.Module, key: _Key) -> bool:
     """Reads what changes whenever a parameter, a statistic or a part does.
 
     Every pass asks, so this walks the tree itself: ``parameters()`` and ``modules()`` take several
@@ -125,7 +155,8 @@ def _read_state(module: nn.Module, key: list[tuple[int, int]]) -> bool:
     for group in (module._parameters, module._buffers):
         for tensor in group.values():
             if tensor is not None:
-                key.append((id(tensor), 0 if tensor.is_inference() else tensor._version))
+                version = 0 if tensor.is_inference() else tensor._version
+                key.append((id(tensor), version, tensor.data_ptr()))
     training = module.training and isinstance(module, nn.BatchNorm2d)
     for part in module._modules.values():
         if part is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from ctnet.fused.folding import fold_encoder, pad_inside
 from ctnet.fused.regions import Box, Plan, edit_plan, whole
 from ctnet.fused.scale_shift import Step, step_by_blocks
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 TILE = 512
 """Side in pixels of the parts in which a large image is decoded."""
 
@@ -27,6 +30,22 @@ TILED_FROM = 1536 * 1536
 
 REMEMBERED_TO = 1024 * 1024
 """Of images of more pixels than this an edit starts anew: the stages' answers take much memory."""
+
+
+def without_autocast(device: torch.device) -> torch.autocast:
+    """Returns a context in which tensors keep their types: a fused network has chosen its own."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def _in_own_types(method: Method) -> Method:
+    """Makes a method, whose first argument are features, run without gradients and autocast."""
+
+    @wraps(method)
+    def run(network: FusedNetwork, features: Features, *args: Any, **options: Any) -> Any:
+        with torch.no_grad(), without_autocast(features.image.device):
+            return method(network, features, *args, **options)
+
+    return cast(Method, run)
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,7 @@ class FusedNetwork:
                 dtype,
             )
 
-    @torch.no_grad()
+    @_in_own_types
     def decode(self, features: Features, palette: Tensor, wanted: Box | None = None) -> Tensor:
         """Does the requested tasks on an encoded image, or on a part of it.
 
@@ -108,7 +127,7 @@ class FusedNetwork:
                 answer[(..., *tile.within(box).slices)] = part
         return answer
 
-    @torch.no_grad()
+    @_in_own_types
     def remember(self, features: Features, palette: Tensor) -> tuple[Tensor, Memory | None]:
         """Does the requested tasks as :meth:`decode`, and remembers what :meth:`edit` needs.
 
@@ -123,7 +142,7 @@ class FusedNetwork:
         part = self.decoders[0].plan(whole(size), size)
         return self._conditioned(features, palette, part, memory), memory
 
-    @torch.no_grad()
+    @_in_own_types
     def edit(
         self, features: Features, palette: Tensor, changed: Box, memory: Memory | None
     ) -> tuple[Tensor, Box]:
@@ -145,7 +164,7 @@ class FusedNetwork:
             return self.decode(features, palette, box), box
         return self._conditioned(features, palette, part, memory), box
 
-    @torch.no_grad()
+    @_in_own_types
     def decode_all(self, features: Features) -> Tensor:
         """Does every task everywhere: raw outputs (N,K,3,H,W).
 

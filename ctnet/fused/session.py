@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -40,7 +41,8 @@ class Session:
 
     A palette that differs from the last one in a region costs each stage of the decoder on what
     the region can reach there, at the end 62 pixels beyond the coarse cells that it touches (74
-    with the decoder ``light``). Answers equal those of a full pass.
+    with the decoder ``light``). Answers equal those of a full pass. Threads that share a session
+    take turns.
 
     Args:
         model: Network in eval mode. Changes of its parameters during a session are not noticed.
@@ -68,6 +70,7 @@ class Session:
         with torch.no_grad(), model.inference():
             self.features = model.encode(image)
         self._single = image.ndim == 3
+        self._lock = Lock()
         self._last: tuple[Tensor, Tensor] | None = None
         self._memory: Memory | None = None
 
@@ -87,6 +90,10 @@ class Session:
             ValueError: If the palette has another size, an unknown id or invalid fractions.
         """
         padded = self.model.padded_palette(self.features, palette)
+        with self._lock:
+            return self._decoded(padded)
+
+    def _decoded(self, padded: Tensor) -> Tensor:
         if self._last is None or self._last[0].shape != padded.shape:
             composite, self._memory = self._network.remember(self.features, padded)
             self.computed = Box(0, 0, *composite.shape[2:])

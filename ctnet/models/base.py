@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import cast
 
@@ -14,6 +15,7 @@ from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.blocks.encoders import Encoder, Pretrained, normalize
 from ctnet.blocks.features import Features, Pyramids, pad_to_grid, prepare_image
 from ctnet.fused.mixin import FuseMixin
+from ctnet.fused.network import without_autocast
 from ctnet.fused.session import Session
 from ctnet.label_tables import LabelTables
 from ctnet.labels import AnchorReader, ClassReader
@@ -99,10 +101,13 @@ class CompositeModel(PredictMixin, FuseMixin, HubMixin):
         padded = prepare_image(image, next(self.parameters()).dtype)
         padded = normalize(padded, encoders[0].mean, encoders[0].std)
         seen = padded
+        types: AbstractContextManager[object] = nullcontext()
         if network is not None:
             seen = padded.to(network.dtype).contiguous(memory_format=torch.channels_last)
-        # One of many encoders waits until its task is asked for.
-        known = {0: encoders[0](seen)} if len(encoders) == 1 else {}
+            types = without_autocast(padded.device)
+        with types:
+            # One of many encoders waits until its task is asked for.
+            known = {0: encoders[0](seen)} if len(encoders) == 1 else {}
         pyramids = Pyramids(seen, encoders, known)
         return Features(padded, pyramids, (image.shape[-2], image.shape[-1]))
 

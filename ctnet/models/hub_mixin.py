@@ -9,12 +9,14 @@ from typing import Self
 import torch
 
 from ctnet.models.checkpoint import load_network, save_checkpoint
+from ctnet.models.device import pick_device
 from ctnet.models.publish import push
 from ctnet.models.registry import Network
 from ctnet.zoo.default_card import plain_card
 from ctnet.zoo.files import CARD_FILE
-from ctnet.zoo.hub_names import HUB_PREFIX
+from ctnet.zoo.hub_names import HUB_PREFIX, HubOptions
 from ctnet.zoo.locate import locate, resolve
+from ctnet.zoo.upload import COMMIT_MESSAGE
 
 
 class HubMixin(Network):
@@ -40,7 +42,15 @@ class HubMixin(Network):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, revision: str | None = None, device: str | torch.device = "cpu"
+        cls,
+        name: str | Path,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
     ) -> Self:
         """Loads a trained network; see :func:`ctnet.load` for where weights come from.
 
@@ -48,7 +58,11 @@ class HubMixin(Network):
             name: A model of the zoo, the path of a folder, or ``ORG/REPO[@REVISION]`` of the Hub;
                 ``local-dir:`` and ``hf-hub:`` may stand before the latter two.
             revision: Branch, tag or commit, for a repository of the Hub.
-            device: Where the network goes.
+            device: Where the network goes: ``cpu``, ``cuda``, ``mps`` or ``auto``.
+            token: Token that may read; by default what ``hf auth login`` or ``HF_TOKEN`` set.
+            cache_dir: Folder of the Hub's cache; by default its own.
+            local_files_only: Take what the cache has, and never use the network.
+            force_download: Fetch files of the Hub even if the cache has them.
 
         Returns:
             The network in eval mode, of this class or one below it.
@@ -59,16 +73,23 @@ class HubMixin(Network):
             ConnectionError: If the Hub is needed and cannot be reached.
             PermissionError: If the Hub refuses, or its cache cannot be written.
         """
-        network = load_network(locate(resolve(name, revision)))
+        known = name if revision is None else resolve(name, revision)
+        options = HubOptions(token, cache_dir, local_files_only, force_download)
+        network = load_network(locate(known, options=options))
         if not isinstance(network, cls):
             raise ValueError(
                 f"{name} is a {type(network).__name__}, not a {cls.__name__}; load it by "
                 f"{type(network).__name__}.from_pretrained."
             )
-        return network.to(device)
+        return network.to(pick_device(device))
 
     def push_to_hub(
-        self, repo_id: str, private: bool = False, token: str | None = None, half: bool = False
+        self,
+        repo_id: str,
+        private: bool = False,
+        token: str | None = None,
+        half: bool = False,
+        commit_message: str = COMMIT_MESSAGE,
     ) -> str:
         """Publishes the network on the Hub, with a card that has yet to be filled in.
 
@@ -77,6 +98,7 @@ class HubMixin(Network):
             private: Make a new repository private.
             token: Token that may write; by default what ``hf auth login`` or ``HF_TOKEN`` set.
             half: Store weights as fp16; statistics of norms stay fp32.
+            commit_message: First line of the commit.
 
         Returns:
             ``hf-hub:ORG/REPO@COMMIT``, which :func:`ctnet.load` takes.
@@ -87,5 +109,7 @@ class HubMixin(Network):
             ConnectionError: If the Hub cannot be reached or fails.
         """
         with TemporaryDirectory() as folder:
-            pushed = push(save_checkpoint(self, folder, half), repo_id, private, token)
+            pushed = push(
+                save_checkpoint(self, folder, half), repo_id, private, token, commit_message
+            )
         return f"{HUB_PREFIX}{pushed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import cast
 
@@ -18,7 +19,7 @@ from ctnet.models.config import ModelConfig
 from ctnet.models.hub_mixin import HubMixin
 from ctnet.models.registry import register
 from ctnet.palette import Palette
-from ctnet.prediction.working_size import evaluating, network_input
+from ctnet.prediction.working_size import network_input
 
 
 @register("palette")
@@ -89,6 +90,9 @@ class PaletteNetwork(HubMixin):
         """
         pixels = load_image(image)
         seen = network_input(self, pixels, long_side)
-        with evaluating(self), torch.inference_mode():
-            scores = F.interpolate(self(seen).float(), pixels.shape[:2], mode="bilinear")
+        # Other threads may train or use the network as it is.
+        training = any(module.training for module in self.modules())
+        network = copy.deepcopy(self).eval() if training else self
+        with torch.inference_mode(), torch.autocast(seen.device.type, enabled=False):
+            scores = F.interpolate(network(seen).float(), pixels.shape[:2], mode="bilinear")
         return Palette(scores[0].argmax(0).to(torch.uint8).cpu().numpy(), self.tasks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -10,12 +12,15 @@ from ctnet.tasks import IGNORE
 
 
 def palette_tensor(
-    palette: Tensor | Palette, tasks: tuple[str, ...], shape: tuple[int, int, int]
+    palette: Tensor | Palette | npt.NDArray[np.generic],
+    tasks: tuple[str, ...],
+    shape: tuple[int, int, int],
 ) -> Tensor:
     """Checks a palette against an image and gives it the image's batch size.
 
     Args:
-        palette: Task ids (N,H,W) or (H,W), a palette, or fractions (N,K,H,W) or (K,H,W).
+        palette: Task ids (N,H,W) or (H,W), a palette, or fractions (N,K,H,W) or (K,H,W); a tensor
+            or an array.
         tasks: Names of the tasks by id.
         shape: The image's (N,H,W).
 
@@ -29,6 +34,13 @@ def palette_tensor(
         if palette.tasks != tasks:
             raise ValueError(f"the palette's tasks are {palette.tasks}, ours {tasks}.")
         palette = palette.tensor()
+    if isinstance(palette, np.ndarray):
+        palette = torch.from_numpy(np.ascontiguousarray(palette))
+    if not isinstance(palette, Tensor):
+        raise ValueError(
+            "a palette is a ctnet.Palette, or a tensor or array of task ids or fractions; got "
+            f"{type(palette).__name__}. model.predict takes rules and files too."
+        )
     n, height, width = shape
     if palette.is_floating_point():
         return _soft(palette, tasks, shape)

@@ -10,6 +10,7 @@ import torch
 from ctnet import defaults
 from ctnet.models.base import CompositeModel
 from ctnet.models.checkpoint import load_network
+from ctnet.models.device import pick_device
 from ctnet.models.palette_network import PaletteNetwork
 from ctnet.zoo.locate import locate
 
@@ -32,16 +33,16 @@ def load(
         name: A model of the zoo (see :func:`ctnet.list_models`), the path of a folder with
             ``config.json`` and ``model.safetensors``, or ``ORG/REPO[@REVISION]`` of the Hub;
             ``local-dir:`` and ``hf-hub:`` may stand before the latter two.
-        device: Where the network goes.
+        device: Where the network goes: ``cpu``, ``cuda``, ``mps`` or ``auto``.
 
     Returns:
         The network in eval mode: a composite model, or a palette network such as ``palette-r2``.
 
     Raises:
-        ValueError: If the name is unknown or files are damaged.
+        ValueError: If the name or the device is unknown, or files are damaged.
         FileNotFoundError: If files are missing.
         ConnectionError: If the Hub is needed and cannot be reached.
         PermissionError: If the Hub refuses, or its cache cannot be written.
     """
-    network = load_network(locate(name)).to(device)
+    network = load_network(locate(name)).to(pick_device(device))
     return cast("CompositeModel | PaletteNetwork", network)

@@ -7,11 +7,15 @@ from pathlib import Path
 from ctnet.models.checkpoint import load_network
 from ctnet.zoo.default_card import plain_card
 from ctnet.zoo.hub_names import HubName
-from ctnet.zoo.upload import upload
+from ctnet.zoo.upload import COMMIT_MESSAGE, upload
 
 
 def push(
-    folder: str | Path, repo_id: str, private: bool = False, token: str | None = None
+    folder: str | Path,
+    repo_id: str,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = COMMIT_MESSAGE,
 ) -> HubName:
     """Puts a checkpoint into a repository of the Hub.
 
@@ -22,6 +26,7 @@ def push(
         repo_id: ``ORG/REPO``; made if missing.
         private: Make a new repository private.
         token: Token that may write; by default the one that ``hf auth login`` or ``HF_TOKEN`` set.
+        commit_message: First line of the commit.
 
     Returns:
         The repository and the commit, for ``hf-hub:ORG/REPO@COMMIT``.
@@ -34,4 +39,4 @@ def push(
     """
     HubName(repo_id)
     card = plain_card(load_network(folder).config, repo_id)
-    return upload(folder, repo_id, card, private, token)
+    return upload(folder, repo_id, card, private, token, commit_message)

@@ -23,7 +23,7 @@ from ctnet.labels import Reads, decode
 from ctnet.palette import Palette
 from ctnet.prediction.prediction import Label, Outputs, Prediction, label_array
 from ctnet.prediction.resampling import enlarge, working_palette
-from ctnet.prediction.working_size import Module, check_long_side, evaluating, network_input
+from ctnet.prediction.working_size import Module, check_long_side, network_input
 from ctnet.rules import Rule, get_rule
 from ctnet.tasks import get_task
 
@@ -104,8 +104,8 @@ class PredictMixin:
     ) -> Prediction | list[Prediction]:
         """Does each task where a palette asks for it, on any image.
 
-        The network runs in eval mode, fused (see ``model.fuse``), without gradients, on the device
-        it is on; its flags are as before afterwards.
+        The network runs as in eval mode, fused (see ``model.fuse``), without gradients or autocast,
+        on the device it is on. Its flags stay as they are; several threads may predict at once.
 
         Args:
             image: What :func:`ctnet.images.load_image` takes; or several: a list or tuple of such
@@ -129,8 +129,10 @@ class PredictMixin:
                 network does not do, or the network gives NaN or infinite numbers.
         """
         check_long_side(long_side)
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"seed is a whole number of at least 0; got {seed!r}.")
         request = self.resolve_palette(palette)
-        with evaluating(self), self.inference(), torch.inference_mode():
+        with self.inference(), torch.inference_mode():
             if isinstance(image, list | tuple) or (
                 isinstance(image, np.ndarray | Tensor) and image.ndim == 4
             ):
@@ -163,7 +165,7 @@ class PredictMixin:
         name = Path(image).stem if isinstance(image, str | Path) else "image"
         size = pixels.shape[0], pixels.shape[1]
         found = {}
-        with evaluating(self), self.inference(), torch.inference_mode():
+        with self.inference(), torch.inference_mode():
             features = self.encode(network_input(self, pixels, long_side))
             composites = self.decode_all(features)
             for number, task in enumerate(self.tasks):

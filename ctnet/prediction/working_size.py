@@ -1,9 +1,8 @@
-"""The size at which a network sees an image, and the mode in which it runs."""
+"""The size at which a network sees an image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,8 +38,10 @@ def check_long_side(long_side: int) -> None:
     Raises:
         ValueError: If it is smaller than :data:`MIN_LONG_SIDE`.
     """
-    if long_side < MIN_LONG_SIDE:
-        raise ValueError(f"long_side is at least {MIN_LONG_SIDE} pixels; got {long_side}.")
+    if not isinstance(long_side, int | np.integer) or long_side < MIN_LONG_SIDE:
+        raise ValueError(
+            f"long_side is a whole number of at least {MIN_LONG_SIDE} pixels; got {long_side!r}."
+        )
 
 
 def network_input(model: Module, image: RGB, long_side: int) -> Tensor:
@@ -54,15 +55,3 @@ def network_input(model: Module, image: RGB, long_side: int) -> Tensor:
     first = next(model.parameters())
     pixels = pixels.to(first.device, first.dtype) / 255
     return pixels.contiguous(memory_format=torch.channels_last)
-
-
-@contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Sets eval mode and restores the flag of each module: parts may have been frozen alone."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

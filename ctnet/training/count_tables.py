@@ -38,7 +38,6 @@ from ctnet.label_tables import TableReader, cell_centers, cell_index, table_cell
 from ctnet.labels import ClassAnchors, ClassReader, Point, class_reader
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.convert import TABLES, adapt_weights
-from ctnet.prediction.working_size import evaluating
 from ctnet.rules import get_rule
 from ctnet.tasks import TaskSpec, get_task
 
@@ -271,7 +270,7 @@ def count_labels(
     best = {task: set(measured_images(source, task)) for task in tasks}
     labeled = taken_evenly(sorted(set().union(*best.values())), limit)
     dataset = CompositeDataset(source, get_rule(rule, model.tasks), model.tasks)
-    with evaluating(model), model.inference():
+    with model.inference():
         for index in tqdm(labeled, "label tables", unit="image", disable=not progress):
             sample = dataset[index]
             features = model.encode(sample.image[None].to(model.device))

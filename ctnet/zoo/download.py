@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ctnet.zoo.files import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE, FileInfo, file_info, verify
 from ctnet.zoo.hub_errors import explain
-from ctnet.zoo.hub_names import HubName
+from ctnet.zoo.hub_names import PLAIN, HubName, HubOptions
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -26,7 +26,7 @@ RETRIED = (408, 429, 500, 502, 503, 504)
 _log = logging.getLogger(__name__)
 
 
-def find_cached(name: HubName) -> Path | None:
+def find_cached(name: HubName, options: HubOptions = PLAIN) -> Path | None:
     """Returns the folder of a repository in the Hub's cache, None if a file is not there.
 
     Touches no network. Of a branch it is the commit that was fetched last.
@@ -37,13 +37,15 @@ def find_cached(name: HubName) -> Path | None:
     from huggingface_hub import constants, try_to_load_from_cache
 
     found = [
-        try_to_load_from_cache(name.repo_id, file, revision=name.revision or "main")
+        try_to_load_from_cache(
+            name.repo_id, file, cache_dir=options.cache_dir, revision=name.revision or "main"
+        )
         for file in FILES
     ]
     paths = [Path(path) for path in found if isinstance(path, str)]
     if len(paths) < len(FILES):
         return None
-    cache = Path(constants.HF_HUB_CACHE).resolve()
+    cache = Path(options.cache_dir or constants.HF_HUB_CACHE).resolve()
     for path in paths:
         if not path.resolve().is_relative_to(cache):
             raise ValueError(
@@ -54,7 +56,10 @@ def find_cached(name: HubName) -> Path | None:
 
 
 def fetch(
-    name: HubName, expected: Mapping[str, FileInfo] | None = None, refresh: bool = False
+    name: HubName,
+    expected: Mapping[str, FileInfo] | None = None,
+    refresh: bool = False,
+    options: HubOptions = PLAIN,
 ) -> Path:
     """Returns the folder of a checkpoint of the Hub, from its cache where that has it.
 
@@ -65,20 +70,28 @@ def fetch(
         expected: What the files must be, where a manifest says so; else they must have the digests
             that the Hub names.
         refresh: Ask the Hub for a newer commit even if the cache has the files.
+        options: How the Hub is asked.
 
     Raises:
-        FileNotFoundError: If the repository, its revision or a file is not on the Hub.
+        FileNotFoundError: If the repository, its revision or a file is not on the Hub, or not in
+            the cache where nothing else may be asked.
         PermissionError: If it is private, or the cache cannot be written.
         ConnectionError: If the Hub cannot be reached or a transfer broke off.
         OSError: If the disk is full.
         ValueError: If the files are other ones than expected, or too large.
     """
-    cached = None if refresh else find_cached(name)
+    again = refresh or options.force_download
+    cached = None if again else find_cached(name, options)
     if cached is not None and not _damaged(cached, expected):
         return cached
+    if options.local_files_only:
+        raise FileNotFoundError(
+            f"{name} is not, or not whole, in the Hub's cache, and local_files_only forbids to ask "
+            "the Hub."
+        )
     if cached is not None:
         _log.warning("%s: damaged in the cache (%s); fetching it again", name, cached)
-    folder = _download(name, expected)
+    folder = _download(name, expected, options)
     if damaged := _damaged(folder, expected):
         raise ValueError(
             f"{name} arrived with other bytes than announced: {', '.join(damaged)} is damaged. "
@@ -88,27 +101,39 @@ def fetch(
     return folder
 
 
-def _download(name: HubName, expected: Mapping[str, FileInfo] | None) -> Path:
+def _download(name: HubName, expected: Mapping[str, FileInfo] | None, options: HubOptions) -> Path:
     from huggingface_hub import hf_hub_download
+
+    def get(force: bool) -> Path:
+        return Path(
+            hf_hub_download(
+                name.repo_id,
+                file,
+                revision=revision,
+                cache_dir=options.cache_dir,
+                token=options.token,
+                force_download=force,
+            )
+        )
 
     revision = name.revision or "main"
     folder = Path()
     for file in FILES:
-        metadata = _ask(name, file, revision)
+        metadata = _ask(name, file, revision, options)
         _check_announced(name, file, metadata, expected)
         try:
-            path = hf_hub_download(name.repo_id, file, revision=revision)
-            if not _is_intact(Path(path), (expected or {}).get(file)):
-                path = hf_hub_download(name.repo_id, file, revision=revision, force_download=True)
+            path = get(force=options.force_download)
+            if not _is_intact(path, (expected or {}).get(file)):
+                path = get(force=True)
         except Exception as error:  # Its HTTP library's errors have no base of their own.
             raise explain(error, name, file) from error
-        folder = Path(path).parent
+        folder = path.parent
         # A commit that comes in between must not mix its files with these.
         revision = folder.name
     return folder
 
 
-def _ask(name: HubName, file: str, revision: str) -> HfFileMetadata:
+def _ask(name: HubName, file: str, revision: str, options: HubOptions) -> HfFileMetadata:
     """Asks the Hub what a file is, again where it is busy; without a network it says so at once."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
@@ -116,11 +141,11 @@ def _ask(name: HubName, file: str, revision: str) -> HfFileMetadata:
     url = hf_hub_url(name.repo_id, file, revision=revision)
     try:
         try:
-            return get_hf_file_metadata(url)
+            return get_hf_file_metadata(url, token=options.token)
         except HfHubHTTPError as error:
             if error.response.status_code not in RETRIED:
                 raise
-            return get_hf_file_metadata(url, retry_on_errors=True)
+            return get_hf_file_metadata(url, token=options.token, retry_on_errors=True)
     except Exception as error:  # As above.
         raise explain(error, name, file) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 HUB_PREFIX = "hf-hub:"
 FOLDER_PREFIX = "local-dir:"
@@ -19,6 +20,27 @@ def _fits(text: object, pattern: str, nowhere: tuple[str, ...], not_last: tuple[
         and not any(part in text for part in nowhere)
         and not text.endswith(not_last)
     )
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """How the Hub is asked, in the terms of its own client.
+
+    Attributes:
+        token: Token that may read; by default the one that ``hf auth login`` or ``HF_TOKEN`` set.
+        cache_dir: Folder of the cache; by default the Hub's own.
+        local_files_only: Take what the cache has, and never use the network.
+        force_download: Fetch the files even if the cache has them.
+    """
+
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+
+PLAIN = HubOptions()
+"""The Hub is asked as its client does by default."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +85,12 @@ class HubName:
 
     def __str__(self) -> str:
         return self.repo_id + (f"@{self.revision}" if self.revision else "")
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether a text is ``ORG/REPO[@REVISION]``."""
+    try:
+        HubName.parse(text)
+    except ValueError:
+        return False
+    return True

@@ -13,14 +13,22 @@ Only the last touches a network. Wherever it lies, it must have the bytes that t
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctnet.zoo.files import verify
-from ctnet.zoo.hub_names import FOLDER_PREFIX, HUB_PREFIX, HubName
+from ctnet.zoo.files import CONFIG_FILE, verify
+from ctnet.zoo.hub_names import (
+    FOLDER_PREFIX,
+    HUB_PREFIX,
+    PLAIN,
+    HubName,
+    HubOptions,
+    is_hub_name,
+)
 from ctnet.zoo.manifest import ModelInfo, list_models, model_info
 
 EMBEDDED = Path(__file__).with_name("embedded")
@@ -47,7 +55,7 @@ class Place:
     found: bool = False
 
 
-def locate(name: str | Path, refresh: bool = False) -> Path:
+def locate(name: str | Path, refresh: bool = False, options: HubOptions = PLAIN) -> Path:
     """Returns the folder of a model's files, verified against the manifest if it is the zoo's.
 
     The order of places is that of this module's description. A repository of the Hub without a
@@ -56,6 +64,7 @@ def locate(name: str | Path, refresh: bool = False) -> Path:
     Args:
         name: What :func:`resolve` takes.
         refresh: Ask the Hub for the newest commit of a repository's branch.
+        options: How the Hub is asked, if it is.
 
     Raises:
         ValueError: If the name is unknown or files are damaged.
@@ -63,19 +72,25 @@ def locate(name: str | Path, refresh: bool = False) -> Path:
         ConnectionError: If the Hub is needed and cannot be reached.
         PermissionError: If the Hub refuses, or its cache cannot be written.
     """
+    given = str(name)
     name = resolve(name)
     if name.startswith(FOLDER_PREFIX):
-        return Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+        return _folder(name.removeprefix(FOLDER_PREFIX))
     if name.startswith(HUB_PREFIX):
         from ctnet.zoo.download import fetch
 
-        folder = fetch(HubName.parse(name), refresh=refresh)
+        try:
+            folder = fetch(HubName.parse(name), refresh=refresh, options=options)
+        except (FileNotFoundError, ConnectionError) as error:
+            if given.startswith(HUB_PREFIX):
+                raise
+            raise type(error)(f"there is no folder {given}, and: {error}") from error
         _log.info("%s: from %s", name, folder)
         return folder
     info = _zoo_entry(name)
-    for place in places(info):
+    for place in places(info, options):
         if place.source.startswith("Hub"):
-            folder = _fetch(info)
+            folder = _fetch(info, options)
             break
         if place.found:
             folder = Path(str(place.where))
@@ -85,7 +100,7 @@ def locate(name: str | Path, refresh: bool = False) -> Path:
     return folder
 
 
-def places(info: ModelInfo) -> Iterator[Place]:
+def places(info: ModelInfo, options: HubOptions = PLAIN) -> Iterator[Place]:
     """Yields where a model of the zoo is looked for, in order, and whether it is there.
 
     Touches no network.
@@ -106,7 +121,7 @@ def places(info: ModelInfo) -> Iterator[Place]:
         # Whoever takes an earlier place needs no client of the Hub.
         from ctnet.zoo.download import find_cached
 
-        cached = find_cached(name)
+        cached = find_cached(name, options)
     yield Place("Hub cache", str(cached) if cached else None, cached is not None)
     yield Place("Hub", str(name) if name else None)
 
@@ -124,25 +139,41 @@ def resolve(name: str | Path, revision: str | None = None) -> str:
         ValueError: If it is none of them, or a revision comes with another kind of name.
     """
     text = str(name)
-    is_folder = text.startswith(FOLDER_PREFIX) or isinstance(name, Path) or Path(text).is_dir()
-    if revision is None and not text.startswith((FOLDER_PREFIX, HUB_PREFIX)):
-        if isinstance(name, str) and name in list_models():
-            return name
-        if is_folder:
-            return f"{FOLDER_PREFIX}{text}"
-        if "/" not in text:
-            _zoo_entry(text)
-    if text.startswith(FOLDER_PREFIX) or (is_folder and not text.startswith(HUB_PREFIX)):
+    if not text.startswith((FOLDER_PREFIX, HUB_PREFIX)) and _means_folder(name):
+        text = f"{FOLDER_PREFIX}{text}"
+    if text.startswith(FOLDER_PREFIX):
         if revision is not None:
-            raise ValueError(f"a folder has no revisions; got {text!r} and {revision!r}.")
+            raise ValueError(f"a folder has no revisions; got {str(name)!r} and {revision!r}.")
         return text
+    if revision is None and "/" not in text and not text.startswith(HUB_PREFIX):
+        return _zoo_entry(text).name
     hub = HubName.parse(text)
     if revision is not None and hub.revision is not None:
         raise ValueError(f"two revisions: {hub.revision!r} in the name, and {revision!r}.")
     return f"{HUB_PREFIX}{HubName(hub.repo_id, revision or hub.revision)}"
 
 
-def _fetch(info: ModelInfo) -> Path:
+def _means_folder(name: str | Path) -> bool:
+    """Whether a name without a prefix is a path: it exists, or only its last part does not."""
+    if str(name) in list_models():
+        return False
+    path = Path(name).expanduser()
+    written = isinstance(name, Path) or path.is_absolute() or str(name).startswith((".", "~"))
+    return written or path.is_dir() or (len(path.parts) > 1 and path.parent.is_dir())
+
+
+def _folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        beside = [x.parent.name for x in path.parent.glob(f"*/{CONFIG_FILE}")]
+        close = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f"; did you mean {path.with_name(close[0])}?" if close else "."
+        hub = f" A repository of the Hub is {HUB_PREFIX}{name}." if is_hub_name(name) else ""
+        raise FileNotFoundError(f"there is no folder {path}{hint}{hub}")
+    return path
+
+
+def _fetch(info: ModelInfo, options: HubOptions) -> Path:
     if info.repo_id is None:
         raise FileNotFoundError(
             f"the weights of {info.name} are neither installed nor published yet; get a checkout "
@@ -151,7 +182,7 @@ def _fetch(info: ModelInfo) -> Path:
         )
     from ctnet.zoo.download import fetch
 
-    return fetch(HubName(info.repo_id, info.revision), info.files)
+    return fetch(HubName(info.repo_id, info.revision), info.files, options=options)
 
 
 def _zoo_entry(name: str) -> ModelInfo:

@@ -12,9 +12,16 @@ from ctnet.zoo.hub_errors import explain
 from ctnet.zoo.hub_names import HubName
 from ctnet.zoo.manifest import MANIFEST, read_manifest, write_manifest
 
+COMMIT_MESSAGE = "Upload by ctnet"
+
 
 def upload(
-    folder: str | Path, repo_id: str, card: str, private: bool = False, token: str | None = None
+    folder: str | Path,
+    repo_id: str,
+    card: str,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = COMMIT_MESSAGE,
 ) -> HubName:
     """Puts a checkpoint into a repository of the Hub.
 
@@ -26,6 +33,7 @@ def upload(
         card: Text of the card where the folder has none.
         private: Make a new repository private.
         token: Token that may write; by default the one that ``hf auth login`` or ``HF_TOKEN`` set.
+        commit_message: First line of the commit.
 
     Returns:
         The repository and the commit, for ``hf-hub:ORG/REPO@COMMIT``.
@@ -51,7 +59,7 @@ def upload(
         try:
             api.create_repo(repo_id, private=private or None, exist_ok=True)
             commit = api.upload_folder(
-                repo_id=repo_id, folder_path=staged, commit_message="Upload by ctnet"
+                repo_id=repo_id, folder_path=staged, commit_message=commit_message
             )
             pushed = HubName(repo_id, commit.oid)
             url = hf_hub_url(repo_id, WEIGHTS_FILE, revision=commit.oid)
