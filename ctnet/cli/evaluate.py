@@ -11,6 +11,7 @@ from ctnet.cli.commands import (
     add_data,
     add_device,
     add_layout,
+    add_long_side,
     add_model,
     add_overwrite,
     add_seed,
@@ -50,6 +51,7 @@ def add_commands(commands: Commands) -> None:
     evaluate.add_argument(
         "--no-label-tables", action="store_true", help="read classes by eq. 5 only"
     )
+    add_long_side(evaluate)
     add_overwrite(evaluate)
     add_seed(evaluate)
     add_device(evaluate)
@@ -108,6 +110,7 @@ def _eval(args: argparse.Namespace) -> int:
         result = evaluate(
             model, source, args.rule, name, args.limit,
             seed=args.seed, tasks=args.tasks, label_tables=not args.no_label_tables,
+            long_side=args.long_side,
         )  # fmt: skip
     for task in result.scores:
         kinds = " + ".join(result.labels[task])
@@ -129,7 +132,7 @@ def _label_tables(args: argparse.Namespace) -> int:
 
     check_outputs([args.out / CONFIG_FILE], overwrite=args.overwrite)
     model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
-    source = open_source(args.layout, args.data, "train", model.tasks)
+    source = open_source(args.layout, args.data, "train", model.tasks, working_size=True)
     model, reports = add_label_tables(model, source, args.tasks, args.limit, rule=args.rule)
     print("mIoU on photographs that were not counted, by table / by eq. 5:")
     for report in reports:

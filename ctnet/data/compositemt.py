@@ -10,6 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from ctnet.data.label_files import (
+    LabelError,
+    check_sizes,
+    read_class_map,
+    read_label,
+    read_photograph,
+)
+from ctnet.tasks import TASKS, get_task
+
 BEST_SOURCES = {
     "seg": ("voc", "coco"),
     "parts": ("voc", "coco", "ccp"),
@@ -37,9 +46,13 @@ class CompositeMTMini:
         split: ``train`` or ``val``.
         sources: Keep only these sources, some of :data:`SOURCE_NAMES`.
 
+    Attributes:
+        tasks: Tasks that have a column in the index, those of the user's own among them: their
+            labels are ``ID.TASK.png``, or ``.jpg`` where that is missing and there are no classes.
+
     Raises:
         FileNotFoundError: If the folder has no index.
-        ValueError: If nothing is left of the split.
+        ValueError: If nothing is left of the split, or the index lacks a column.
     """
 
     name = "CompositeMT-mini"
@@ -54,15 +67,15 @@ class CompositeMTMini:
                 f"no index.csv in {self.root}: unpack the shards of the data set there and copy "
                 "its index.csv beside them."
             )
-        with index.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        rows = [row for row in read_index(index) if row["split"] == split]
         self.rows = [row for row in rows if sources is None or row["source"] in sources]
         if not self.rows:
             raise ValueError(f"{index} lists nothing for split {split!r}, sources {sources}.")
         self.ids = [row["id"] for row in self.rows]
+        self.tasks = tuple(name for name in TASKS if name in rows[0])
 
     def origin(self, index: int) -> str:
-        """Returns the source's name, one of :data:`SOURCE_NAMES`."""
+        """Returns the source's name: one of :data:`SOURCE_NAMES`, or another of the index."""
         return self.rows[index]["source"]
 
     def kind(self, index: int, task: str) -> str:
@@ -70,30 +83,32 @@ class CompositeMTMini:
         return self.rows[index].get(task) or ""
 
     def load(self, index: int) -> dict[str, np.ndarray]:
-        """Reads an image and the labels that exist; see :class:`~.datasets.LabelSource`."""
-        row = self.rows[index]
-        found = {"image": self._read(f"{row['id']}.image.jpg", "RGB")}
-        for task in ("seg", "parts", "saliency", "normals", "edges"):
-            label = self.label(index, task)
-            if label is not None:
-                found[task] = label
-        if "edges" in found and row["source"] == "nyu":
+        """Reads an image and the labels that exist; see :class:`~.datasets.LabelSource`.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            LabelError: If a file cannot be read or used; the message names it.
+        """
+        photograph = self.root / f"{self.ids[index]}.image.jpg"
+        found: dict[str, np.ndarray] = {"image": read_photograph(photograph)}
+        files = {t: self._label_file(index, t) for t in self.tasks if self.kind(index, t)}
+        for task, path in files.items():
+            found[task] = read_label(path, get_task(task))
+        check_sizes(photograph, found, files)
+        if "edges" in found and self.origin(index) == "nyu":
             found["edges.valid"] = found["edges"] != self.unlabelled_edges
         return found
 
     def label(self, index: int, task: str) -> np.ndarray | None:
         """Reads one label, as :meth:`load` gives it; None where there is none."""
-        row = self.rows[index]
-        if not row.get(task):
+        if not self.kind(index, task):
             return None
-        name = f"{row['id']}.{task}"
-        smooth = task in ("saliency", "normals")
-        # Soft edges are stored as JPEG.
-        if task == "edges":
-            smooth = not (self.root / f"{name}.png").exists()
-        return self._read(
-            f"{name}.{'jpg' if smooth else 'png'}", "RGB" if task == "normals" else "L"
-        )
+        return read_label(self._label_file(index, task), get_task(task))
+
+    def files(self, index: int) -> list[Path]:
+        """Returns the files that an image and its labels are read from."""
+        labels = [self._label_file(index, t) for t in self.tasks if self.kind(index, t)]
+        return [self.root / f"{self.ids[index]}.image.jpg", *labels]
 
     def teacher_file(self, index: int) -> Path:
         """Returns where the teacher's class map of a train photograph lies; see ``teacher``."""
@@ -104,25 +119,78 @@ class CompositeMTMini:
 
         Raises:
             FileNotFoundError: If there is no such file; val has none.
+            LabelError: If it cannot be read or used.
         """
-        return self._read(self.teacher_file(index).name, "L")
+        return read_class_map(self.teacher_file(index), get_task("seg"))
 
     def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
-        """Returns the sources with the best labels; see :class:`~.datasets.LabelSource`."""
-        return (SEMANTIC_SOURCES if semantic else BEST_SOURCES).get(task, ())
+        """Returns the sources with the best labels; see :class:`~.datasets.LabelSource`.
+
+        Sources of the user's own are as good as the best; where none of these has the task, all
+        that have it are taken.
+        """
+        best = (SEMANTIC_SOURCES if semantic else BEST_SOURCES).get(task, ())
+        needed = {task, "seg"} if semantic else {task}
+        there = {row["source"] for row in self.rows if all(row.get(name) for name in needed)}
+        own = sorted(there - set(SOURCE_NAMES))
+        if there & {*best, *own}:
+            return (*best, *own)
+        return tuple(sorted(there)) or best
 
     def annotators(self, index: int) -> list[np.ndarray] | None:
         """Returns the boundaries (H,W) that each human drew, where they are known."""
         row = self.rows[index]
-        if not row["annotators"]:
+        if not row.get("annotators"):
             return None
-        with Image.open(self.root / f"{row['id']}.annotators.png") as image:
-            return decode_annotators(np.array(image), int(row["annotators"]))
+        path = self.root / f"{row['id']}.annotators.png"
+        with Image.open(path) as image:
+            try:
+                return decode_annotators(np.array(image), int(row["annotators"]))
+            except ValueError as error:
+                raise LabelError(f"{path}: {error}") from None
 
-    def _read(self, name: str, mode: str) -> np.ndarray:
-        with Image.open(self.root / name) as image:
-            keep = image.mode in (mode, "P")
-            return np.array(image if keep else image.convert(mode))
+    def _label_file(self, index: int, task: str) -> Path:
+        """Finds the file of a label: strengths may be JPEG, normals are unless there is a PNG."""
+        path = self.root / f"{self.ids[index]}.{task}.png"
+        if get_task(task).kind != "classes" and not path.exists():
+            return path.with_suffix(".jpg")
+        return path
+
+
+def read_index(path: Path) -> list[dict[str, str]]:
+    """Reads the table of photographs: the columns ``id`` and ``split``, and what else there is.
+
+    Commas or semicolons separate the columns; a byte-order mark is passed over. Without a column
+    ``source`` all photographs are of one, called ``own``.
+
+    Raises:
+        ValueError: If a column is missing, or a line has more or fewer columns than the first.
+    """
+    text = path.read_text("utf-8-sig")
+    first = text.partition("\n")[0]
+    reader = csv.DictReader(
+        text.splitlines(), delimiter=";" if ";" in first and "," not in first else ","
+    )
+    names = [name.strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    missing = [name for name in ("id", "split") if name not in names]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {' and no column '.join(missing)}; its columns are "
+            f"{', '.join(names) or 'none'}."
+        )
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise ValueError(
+                f"{path}, line {reader.line_num}: other than the {len(names)} columns of the first "
+                "line."
+            )
+        row = {name: value.strip() for name, value in row.items()}
+        if not row["id"]:
+            raise ValueError(f"{path}, line {reader.line_num}: no id.")
+        rows.append({"source": "own"} | row)
+    return rows
 
 
 def decode_annotators(mask: ArrayLike, count: int) -> list[NDArray[np.bool_]]:

@@ -26,6 +26,7 @@ from ctnet.data.transforms import (
     Validity,
     as_training_tensors,
 )
+from ctnet.data.working_size import WorkingSizeSource
 from ctnet.data.wrapped import CachedSource
 from ctnet.rules import R1, Rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
@@ -152,6 +153,7 @@ def open_source(
     split: str,
     tasks: Sequence[str] = DEFAULT_TASKS,
     teacher: Teacher = "none",
+    working_size: bool = False,
 ) -> LabelSource:
     """Opens a data set.
 
@@ -164,6 +166,8 @@ def open_source(
             from the labels that there are.
         teacher: Where a teacher's class maps fill in for ``seg``, on the train split alone; see
             :class:`~.teacher.TeacherSource`.
+        working_size: Scale larger photographs down to the size at which networks see them, as
+            training and counting do; measuring compares at the size of the labels.
 
     Raises:
         FileNotFoundError: If the folder does not hold that data set, or a teacher's class map is
@@ -180,6 +184,8 @@ def open_source(
         source = TeacherSource(source, teacher)
     if split in SPLITS:
         source = split_train(source, split)
+    if working_size:
+        source = WorkingSizeSource(source)
     for task in tasks:
         if task in DERIVATIONS:
             source = DerivedLabels(source, DERIVATIONS[task])

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ctnet.data.label_files import LabelError, read_photograph
 from ctnet.tasks import COLOR_MAP_CLASSES, IGNORE, PART_CLASSES, VOC_CLASSES, nearest
 
 FILES = {
@@ -63,12 +64,12 @@ class PascalMT:
 
         Raises:
             FileNotFoundError: If there is no such photograph.
-            ValueError: If a label is not of the photograph's size.
+            LabelError: If a file cannot be read, or a label is not of the photograph's size.
             ModuleNotFoundError: If the extra ``[train]`` is not installed.
         """
         name = self.ids[index]
         found: dict[str, npt.NDArray[Any]] = {
-            "image": _read_image(self.root / "JPEGImages" / f"{name}.jpg", "RGB")
+            "image": read_photograph(self.root / "JPEGImages" / f"{name}.jpg")
         }
         for task, (colors, ids) in self._color_codes.items():
             path = self._file(index, task)
@@ -163,7 +164,7 @@ class PascalMT:
         size = found["image"].shape[:2]
         for task, label in found.items():
             if label.shape[:2] != size:
-                raise ValueError(
+                raise LabelError(
                     f"{task} of {name} in {self.root} is {label.shape[:2]}, its photograph {size}."
                 )
 
@@ -208,8 +209,11 @@ def _shows_people(parts: npt.NDArray[np.uint8]) -> bool:
 
 
 def _read_image(path: Path, mode: str) -> npt.NDArray[np.uint8]:
-    with Image.open(path) as image:
-        return np.array(image.convert(mode))
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert(mode))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise LabelError(f"{path} cannot be read: it is damaged or no picture ({error}).") from None
 
 
 def _read_regions(path: Path) -> npt.NDArray[np.integer[Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ctnet import defaults
 from ctnet.data.dataset import (
     CompositeDataset,
     LabelSource,
-    Sample,
     measured_images,
     taken_evenly,
 )
+from ctnet.evaluation.answers import View
 from ctnet.evaluation.boundaries import BoundaryF
 from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
 from ctnet.label_tables import TableReader
-from ctnet.labels import Readers, decode
 from ctnet.models.base import CompositeModel
 from ctnet.rules import Rule, S, get_rule
 from ctnet.tasks import TASKS, get_task, nearest
@@ -195,6 +195,7 @@ def evaluate(
     progress: bool = True,
     tasks: Sequence[str] | None = None,
     label_tables: bool = True,
+    long_side: int = defaults.LONG_SIDE,
 ) -> EvalResult:
     """Measures a model.
 
@@ -209,9 +210,12 @@ def evaluate(
         progress: Show a progress bar.
         tasks: Tasks to measure; None takes all that the rule asks for.
         label_tables: Read classes by the network's label tables; else by eq. 5 alone.
+        long_side: Longest side in pixels at which the network sees a photograph, as for
+            ``model.predict``; answers are compared at the size of the label.
 
     Raises:
-        ValueError: If the rule is unknown, or does not ask for a task of ``tasks``.
+        ValueError: If the rule is unknown, or does not ask for a task of ``tasks``; or if no
+            photograph has a label of any task that is asked for.
     """
     parsed = None if rule == S else _find_rule(rule, model.tasks)
     semantic = parsed is not None and parsed.needs_labels
@@ -227,16 +231,23 @@ def evaluate(
     }
     by_task = {task: tuple(source.measured_on(task, semantic)) for task in names}
     plan = _plan(source, names, semantic, limit)
+    view = View(model, readers, long_side)
     dataset = CompositeDataset(source, parsed, model.tasks)
     evaluator = Evaluator(model.tasks, edge_thresholds)
     bar = tqdm(sorted(plan), desc=f"{name} on {rule}", unit="image", disable=not progress)
     for index in bar:
         sample = dataset[(index, seed * 1_000_003 + index)]
         annotators = source.annotators(index)
-        for task, values, asked in _answers(model, readers, sample, plan[index], parsed):
+        for task, values, asked in view.answers(sample, plan[index], parsed):
             number = model.tasks.index(task)
             valid = sample.valid[number] & asked
             evaluator.update(task, values, sample.labels[task], valid, annotators)
+    scores = evaluator.compute()
+    if not scores:
+        raise ValueError(
+            f"nothing to measure: no photograph of {source.name} ({source.split}) has a label "
+            f"where {rule} asks for {', '.join(names)}."
+        )
     kinds = {
         task: tuple(sorted({source.kind(i, task) for i, names in plan.items() if task in names}))
         for task in by_task
@@ -248,7 +259,7 @@ def evaluate(
         source.split,
         by_task,
         kinds,
-        evaluator.compute(),
+        scores,
         seed,
         {
             task: "table" if isinstance(readers.get(task), TableReader) else "eq. 5"
@@ -274,24 +285,3 @@ def _plan(
         for index in taken_evenly(measured_images(source, task, semantic), limit):
             plan.setdefault(index, []).append(task)
     return plan
-
-
-def _answers(
-    model: CompositeModel,
-    readers: Readers,
-    sample: Sample,
-    tasks: Sequence[str],
-    rule: Rule | None,
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yields (task, values, where asked) of an image, without a batch dimension."""
-    features = model.encode(sample.image[None].to(model.device))
-    palettes: dict[str | None, Tensor]
-    if rule is not None:
-        palettes = {None: sample.palette}
-    else:
-        palettes = {t: torch.full_like(sample.palette, model.tasks.index(t)) for t in tasks}
-    for only, palette in palettes.items():
-        composite = model.decode(features, palette).float().cpu()
-        for task, labels in decode(composite, palette[None], model.tasks, readers).items():
-            if task in tasks and only in (None, task):
-                yield task, labels.values[0], labels.valid[0]

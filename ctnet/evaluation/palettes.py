@@ -43,19 +43,23 @@ def evaluate_palettes(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: If the rule is unknown or does not map classes.
+        ValueError: If the rule is unknown or does not map classes, or no photograph has any.
     """
     parsed = get_rule(rule, network.tasks)
     if not parsed.needs_labels:
         raise ValueError(f"rule {rule} makes palettes by chance, which no image can tell.")
     sources = tuple(source.measured_on("seg", True))
     fit = taken_evenly(measured_images(source, "seg", True), limit)
+    if not fit:
+        raise ValueError(
+            f"nothing to measure: no photograph of {source.name} ({source.split}) has a class map."
+        )
     dataset = CompositeDataset(source, parsed, network.tasks)
     metric = ClassMetric(len(network.tasks))
-    device = next(network.parameters()).device
     for index in tqdm(fit, desc=f"{name} on {rule}", unit="image", disable=not progress):
         sample = dataset[index]
-        found = network(sample.image.to(device)).argmax(0).cpu()
+        pixels = (255 * sample.image).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        found = torch.from_numpy(network.predict(pixels).ids).long()
         metric.update(found, sample.palette, sample.palette != IGNORE)
     return EvalResult(
         name,

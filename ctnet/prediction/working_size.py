@@ -44,13 +44,20 @@ def check_long_side(long_side: int) -> None:
         )
 
 
+def working_shape(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """Returns height and width at which a network sees an image of a height and width."""
+    height, width = size
+    scale = min(1, long_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def network_input(model: Module, image: RGB, long_side: int) -> Tensor:
     """Scales an image down to the working size: (1,3,h,w) in [0, 1] on the model's device."""
-    height, width = image.shape[:2]
-    scale = long_side / max(height, width)
-    if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    size = image.shape[0], image.shape[1]
+    height, width = working_shape(size, long_side)
+    if (height, width) != size:
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+        image = np.array(resized)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     first = next(model.parameters())
     pixels = pixels.to(first.device, first.dtype) / 255

@@ -71,7 +71,7 @@ def finetune(
     if not config.only_added:
         config = replace(config, model=replace(config.model, label_tables=()))
     tuned = Trainer(config, out, validator(config), weights=weights).train()
-    source = open_source(config.layout, config.data, "train", tuned.tasks)
+    source = open_source(config.layout, config.data, "train", tuned.tasks, working_size=True)
     kept = model.config.label_tables if config.only_added else ()
     tasks = [task for task in tuned.tasks if task not in kept and _has_classes(source, task)]
     if tasks:

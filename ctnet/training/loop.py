@@ -130,6 +130,7 @@ class TrainingLoop(ABC, Generic[Network]):
                 config.splits[0],
                 config.model.tasks,
                 config.teacher,
+                working_size=True,
             )
         )
         self._compare_processes()

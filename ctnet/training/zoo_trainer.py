@@ -84,7 +84,9 @@ def train_zoo(
             continue
         first = configs[0]
         source = source or CachedSource(
-            open_source(first.layout, first.data, first.splits[0], teacher=first.teacher)
+            open_source(
+                first.layout, first.data, first.splits[0], teacher=first.teacher, working_size=True
+            )
         )
         loops = [create_loop(config, out / config.name, source) for config in configs]
         if any(loop.step < loop.config.steps for loop in loops):
