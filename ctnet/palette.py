@@ -24,12 +24,18 @@ Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Size = tuple[int, int]
 
+MAX_PIXELS = 1 << 30
+"""Most pixels of a palette."""
+
 
 def _check_size(size: Size) -> None:
     try:
-        sound = len(size) == 2 and min(index(side) for side in size) >= 1
+        sides = [index(side) for side in size]
+        sound = len(sides) == 2 and min(sides) >= 1
     except TypeError:
         sound = False
+    if sound and sides[0] * sides[1] > MAX_PIXELS:
+        raise ValueError(f"a palette has at most {MAX_PIXELS} pixels; got {size!r:.100}.")
     if not sound:
         raise ValueError(
             "a palette's size is (height, width), two whole numbers of at least 1; got "
@@ -289,7 +295,7 @@ class Palette:
                 f"a circle has a finite centre and a positive radius; got {center}, {radius}."
             )
         rows, columns = np.ogrid[: self.size[0], : self.size[1]]
-        return self.paint((columns - x) ** 2 + (rows - y) ** 2 <= radius**2, task)
+        return self.paint((columns - x) ** 2 + (rows - y) ** 2 <= radius * radius, task)
 
     def replace(self, old: str | None, new: str | None) -> Palette:
         """Asks for ``new`` wherever ``old`` was asked for (None: nothing)."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctnet.palette import Palette, Size
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, VOC_CLASSES, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, VOC_CLASSES, nearest
 
 S = "S"
 """Name for asking one task everywhere, for each task in turn: five palettes, and so no one rule."""
@@ -83,6 +83,8 @@ class Rule:
         """
         table = np.full(256, IGNORE, np.uint8)
         for cls, task in self.mapping:
+            if task == NOTHING:
+                continue
             if task not in tasks:
                 raise ValueError(
                     f"rule {self.name!r} asks for the unknown task {task!r}{nearest(task, tasks)}"
@@ -197,6 +199,8 @@ def get_rule(name: str, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
 
 def load_rule(path: str | Path, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
     """Reads a rule file: an optional ``name`` and a table ``classes`` of class = task.
+
+    A class that is left out, or whose task is ``none``, asks for nothing.
 
     Example (TOML)::
 

@@ -14,6 +14,9 @@ Kind = Literal["classes", "probability", "normals"]
 IGNORE = 255
 """Value of "nothing asked here" in palettes and of "not labelled" in class maps."""
 
+NOTHING = "none"
+"""What stands for no task in rule files and on the command line."""
+
 
 class Task(StrEnum):
     """The five tasks of the paper, in the order of their ids: names for any argument ``task``."""
@@ -173,6 +176,11 @@ def register_task(spec: TaskSpec) -> TaskSpec:
         raise ValueError(
             f"a task of kind classes, and no other, has two classes or more; {spec.name!r} is of "
             f"kind {spec.kind} and has {len(spec.classes)}."
+        )
+    if len(spec.classes) > IGNORE:
+        raise ValueError(
+            f"a task has at most {IGNORE} classes, as labels are bytes and {IGNORE} is not "
+            f"labeled; {spec.name!r} has {len(spec.classes)}."
         )
     if len(spec.class_colors) != len(spec.classes):
         raise ValueError(

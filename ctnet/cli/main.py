@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +19,8 @@ GROUPS = (
     ("Train and measure", (train, evaluate, bench)),
 )
 """Titles of the groups in ``ctnet --help``, and the modules with their commands."""
+
+_POINT = re.compile(r"-[\d.]+,")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,6 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
+    # Points left of or above a picture, -5,-5, are no options.
+    words = [f" {word}" if _POINT.match(word) else word for word in words]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files may hold what the terminal cannot show.
+            stream.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(words)
     args.words = words
     try:
@@ -49,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as head, has closed the pipe; do not flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         # Name the process if torchrun started several.
         who = f"ctnet, process {os.environ['RANK']}" if "RANK" in os.environ else "ctnet"
         print(f"{who}: {error}", file=sys.stderr)

@@ -13,16 +13,13 @@ from ctnet.cli.commands import Commands, add_device, add_long_side, add_overwrit
 from ctnet.outputs import MARK, check_outputs, png_mark
 from ctnet.palette import Palette, Size, read_ids, read_mask
 from ctnet.rules import get_rule
-from ctnet.tasks import DEFAULT_TASKS
+from ctnet.tasks import DEFAULT_TASKS, NOTHING
 
 if TYPE_CHECKING:
     from ctnet.images import RGB
 
 SEGMENTER = "ctn-r1"
 """Default segmentation model: trained on mosaics, it does any task anywhere."""
-
-NOTHING = "none"
-"""Task name on the command line for asking for nothing."""
 
 
 def add_commands(commands: Commands) -> None:

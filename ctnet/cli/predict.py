@@ -231,7 +231,7 @@ def _predict_sources(job: _Job, sources: list[_Source]) -> int:
         for source in sources:
             try:
                 lines = _on_video(job, source) if source.video else _on_photo(job, source, slides)
-            except (ValueError, OSError, ModuleNotFoundError) as error:
+            except (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
                 _report(source.path, error)
                 failed += 1
             else:

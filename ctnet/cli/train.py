@@ -143,14 +143,20 @@ def _finetune(args: argparse.Namespace) -> int:
         known = DERIVATIONS.get(args.add_task)
         before = start = add_task(before, known.task if known else args.add_task, args.like)
     recipe = args.recipe or ("new-task" if args.add_task and not args.all else "finetune")
-    with joined(TrainConfig.load(recipe, **changes).device):
+    config = TrainConfig.load(recipe, **changes)
+    with joined(config.device):
         after = finetune(start, args.rule, args.data, args.out, recipe, **changes)
         if not is_main():
             return 0
     print(f"weights: {args.out / CHECKPOINT}")
-    for result in compare(before, after, args.rule, args.data, limit=args.limit):
+    try:
+        results = compare(before, after, args.rule, args.data, config.layout, args.limit)
+    except ValueError as error:
+        print(f"not compared: {error}")
+        return 0
+    for result in results:
         figures = (f"{task} {result.headline(task):.3f}" for task in result.scores)
-        print(f"{result.model:<8}{', '.join(figures) or 'no labels for the tasks of this rule'}")
+        print(f"{result.model:<8}{', '.join(figures)}")
         print(f"  written: {result.save(args.out)}")
     return 0
 

@@ -19,6 +19,7 @@ from ctnet.demo.studio import AUTO, STARTS
 from ctnet.demo.views import COMPOSITE, data_uri, views
 from ctnet.images import SUFFIXES
 from ctnet.tasks import get_task
+from ctnet.zoo.locate import current_checkout
 
 PAGE = Path(__file__).with_name("page")
 
@@ -243,8 +244,13 @@ def _examples(handlers: Handlers) -> Any:
 
 
 def find_examples() -> dict[str, Path]:
-    """Finds the photographs in ``examples/`` of a checkout, by name; an installed one has none."""
-    folder = Path(__file__).parents[2] / "examples"
-    if not folder.is_dir():
+    """Finds the photographs in ``examples/`` of a checkout, by name; an installed copy has none.
+
+    The checkout is the one that the code runs from, or else the one of the working directory.
+    """
+    checkouts = (Path(__file__).parents[2], current_checkout())
+    folders = [path / "examples" for path in checkouts if path and (path / "examples").is_dir()]
+    if not folders:
         return {}
+    folder = folders[0]
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}

@@ -5,6 +5,7 @@ A model of the zoo is looked for in this order; the first place that has it is t
 1. the folder that ``CTNET_WEIGHTS`` names, as ``NAME/config.json`` and ``NAME/model.safetensors``,
 2. the package (weights embedded in the wheel),
 3. ``weights/`` of the checkout that the code runs from (clones, ``torch.hub``, editable installs),
+   and of the one that the working directory is in,
 4. the Hub's cache,
 5. the Hub.
 
@@ -29,7 +30,7 @@ from ctnet.zoo.hub_names import (
     HubOptions,
     is_hub_name,
 )
-from ctnet.zoo.manifest import ModelInfo, list_models, model_info
+from ctnet.zoo.manifest import MANIFEST, ModelInfo, list_models, model_info
 
 EMBEDDED = Path(__file__).with_name("embedded")
 
@@ -45,7 +46,8 @@ class Place:
     """A place where the files of a model are looked for.
 
     Attributes:
-        source: ``CTNET_WEIGHTS``, ``package``, ``checkout``, ``Hub cache`` or ``Hub``.
+        source: ``CTNET_WEIGHTS``, ``package``, ``checkout``, ``current checkout``, ``Hub cache`` or
+            ``Hub``.
         where: Folder or repository; None where there is none.
         found: Whether it has the model. The Hub is not asked.
     """
@@ -112,7 +114,11 @@ def places(info: ModelInfo, options: HubOptions = PLAIN) -> Iterator[Place]:
     own = Path(given).expanduser() if given else None
     if own is not None and not own.is_dir():
         raise FileNotFoundError(f"{WEIGHTS_VARIABLE} names {given!r}, which is no folder.")
-    for source, base in ((WEIGHTS_VARIABLE, own), ("package", EMBEDDED), ("checkout", CHECKOUT)):
+    bases = [(WEIGHTS_VARIABLE, own), ("package", EMBEDDED), ("checkout", CHECKOUT)]
+    current = current_checkout()
+    if current is not None and current / "weights" != CHECKOUT:
+        bases.append(("current checkout", current / "weights"))
+    for source, base in bases:
         folder = None if base is None else base / info.name
         yield Place(source, str(folder) if folder else None, bool(folder and folder.is_dir()))
     name = HubName(info.repo_id, info.revision) if info.repo_id else None
@@ -124,6 +130,13 @@ def places(info: ModelInfo, options: HubOptions = PLAIN) -> Iterator[Place]:
         cached = find_cached(name, options)
     yield Place("Hub cache", str(cached) if cached else None, cached is not None)
     yield Place("Hub", str(name) if name else None)
+
+
+def current_checkout() -> Path | None:
+    """Returns the checkout of ctnet that the working directory is in, None where there is none."""
+    here = Path.cwd()
+    known = (folder for folder in (here, *here.parents) if (folder / MANIFEST.name).is_file())
+    return next((folder for folder in known if (folder / "weights").is_dir()), None)
 
 
 def resolve(name: str | Path, revision: str | None = None) -> str:
@@ -175,10 +188,11 @@ def _folder(name: str) -> Path:
 
 def _fetch(info: ModelInfo, options: HubOptions) -> Path:
     if info.repo_id is None:
+        looked = ", ".join(place.where for place in places(info, options) if place.where)
         raise FileNotFoundError(
-            f"the weights of {info.name} are neither installed nor published yet; get a checkout "
-            f"of the repository, which holds them in weights/, or set {WEIGHTS_VARIABLE} to a "
-            "folder that has them."
+            f"the weights of {info.name} are neither installed nor published yet (looked in "
+            f"{looked}); call from a clone of the repository, which holds them in weights/, or set "
+            f"{WEIGHTS_VARIABLE} to a folder that has them."
         )
     from ctnet.zoo.download import fetch
 
