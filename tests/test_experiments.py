@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from tools.experiments import update_reading
+from tools.experiments import update_reading, update_recipe
 
 EXPERIMENT = {
     "loss": "mean",
@@ -28,6 +28,16 @@ def test_arrangements_stand_in_the_page(tmp_path):
     assert page.read_text().startswith("before\n") and page.read_text().endswith("after\n")
     with Image.open(tmp_path / "reading.png") as picture:
         assert picture.width > picture.height > 100
+
+
+def test_choices_stand_in_the_page(tmp_path):
+    arms = [{"name": "none", "seg": [1.25, 2.0, 3.0], "parts": [4.0, None, 5.0]}]
+    (tmp_path / "recipe.json").write_text(json.dumps({"arms": arms}))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- choices: begin -->\nold\n<!-- choices: end -->\n")
+    update_recipe(page, tmp_path)
+    assert page.read_text().splitlines()[3] == "| none | 1.2 / 2.0 / 3.0 | 4.0 / – / 5.0 |"
+    assert "old" not in page.read_text()
 
 
 def test_a_page_without_marks_is_refused(tmp_path):

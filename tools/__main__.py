@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctnet.cli.commands import Commands
-from tools.experiments import update_reading
+from tools.experiments import update_reading, update_recipe
 from tools.pages import update_labels_page, update_readme, update_tables_page
 from tools.release import export_run, refresh, register, write_cards
 from tools.run import Run
@@ -90,6 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--labels-page", type=Path, default=Path("docs/labels.md"), help="default: %(default)s"
     )
+    tables.add_argument(
+        "--training-page", type=Path, default=Path("docs/training.md"), help="default: %(default)s"
+    )
 
     for command in (entry, update, cards, tables):
         command.add_argument(
@@ -125,7 +128,8 @@ def _tables(args: argparse.Namespace) -> int:
     update_tables_page(args.page, args.results)
     update_labels_page(args.labels_page, args.results)
     update_reading(args.labels_page, args.results / "experiments")
-    print(f"written: {args.readme}, {args.page}, {args.labels_page}")
+    update_recipe(args.training_page, args.results / "experiments")
+    print(f"written: {args.readme}, {args.page}, {args.labels_page}, {args.training_page}")
     return 0
 
 

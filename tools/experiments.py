@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,25 @@ def update_reading(page: str | Path, experiments: str | Path) -> None:
     text = replace_marked(path.read_text("utf-8"), "arrangements", reading_table(file))
     path.write_text(text, "utf-8")
     draw_reading(file, path.with_name("reading.png"))
+
+
+def update_recipe(page: str | Path, experiments: str | Path) -> None:
+    """Replaces the table of what each choice of the recipe brings in a Markdown file.
+
+    Args:
+        page: The Markdown file.
+        experiments: Folder of ``recipe.json``.
+
+    Raises:
+        ValueError: If the file has no marks.
+    """
+    path = Path(page)
+    experiment: dict[str, Any] = json.loads((Path(experiments) / "recipe.json").read_text())
+    lines = ["| | seg | parts |", "|---|---|---|"]
+    lines += [f"| {arm['name']} | {_cell(arm['seg'])} | {_cell(arm['parts'])} |"
+              for arm in experiment["arms"]]  # fmt: skip
+    text = replace_marked(path.read_text("utf-8"), "choices", "\n".join(lines))
+    path.write_text(text, "utf-8")
 
 
 def draw_reading(file: Path, out: Path) -> None:
@@ -69,12 +89,11 @@ def reading_table(file: Path) -> str:
     lines = ["| Classes lie | Crops | seg | parts |", "|---|---|---|---|"]
     for arm in experiment["arms"]:
         for entry in arm["measured"]:
-            cells = [
-                " / ".join("–" if value is None else f"{value:.1f}" for value in entry[task])
-                if task in entry
-                else "–"
-                for task in ("seg", "parts")
-            ]
+            cells = [_cell(entry.get(task)) for task in ("seg", "parts")]
             crops = f"{BATCH * entry['steps']:,}"
             lines.append(f"| {arm['name']} | {crops} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
+
+
+def _cell(values: Sequence[float | None] | None) -> str:
+    return " / ".join("–" if value is None else f"{value:.1f}" for value in values or (None,))
