@@ -59,7 +59,7 @@ def evaluate_palettes(
     for index in tqdm(fit, desc=f"{name} on {rule}", unit="image", disable=not progress):
         sample = dataset[index]
         pixels = (255 * sample.image).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        found = torch.from_numpy(network.predict(pixels).ids).long()
+        found = torch.tensor(network.predict(pixels).ids, dtype=torch.int64)
         metric.update(found, sample.palette, sample.palette != IGNORE)
     return EvalResult(
         name,
