@@ -35,7 +35,10 @@ def server(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("examples") / "sample.png"
     photograph((320, 256), 2).save(path)
-    running = serve("ctn-r1", device="cpu", limits=LIMITS, examples={"sample": path})
+    other = path.with_name("other.png")
+    photograph((300, 200), 3).save(other)
+    examples = {"sample": path, "other": other}
+    running = serve("ctn-r1", device="cpu", limits=LIMITS, examples=examples)
     yield running
     running.close()
 
@@ -229,7 +232,7 @@ def test_brush_and_fill(open_page, tmp_path):
 def test_with_a_keyboard(open_page, tmp_path):
     driver = open_page(viewport={"width": 1100, "height": 900})
     page = driver.page
-    page.locator("#examples button").focus()
+    page.locator("#examples [data-name=sample]").focus()
     driver.after(lambda: page.keyboard.press("Enter"))
     driver.choose("#start", "Only saliency")
     driver.after(lambda: page.click("#restart"))
@@ -254,7 +257,7 @@ def test_with_a_keyboard(open_page, tmp_path):
 def test_views_and_a_second_model(open_page):
     driver = open_page(viewport={"width": 1280, "height": 900})
     page = driver.page
-    driver.after(lambda: page.click("#examples button"))
+    driver.after(lambda: page.click("#examples [data-name=sample]"))
     driver.choose("#start", "Rule Rrnd: a task drawn for each pixel")
     composite = driver.after(lambda: page.click("#restart"))
     seen = [composite]
@@ -283,7 +286,7 @@ def test_errors_are_said_in_words(open_page, tmp_path):
     driver.send("#photograph", tmp_path / "notes<i>.txt")
     assert "is no image that can be read" in driver.notice()
     page.reload()
-    before = driver.after(lambda: page.click("#examples button"))
+    before = driver.after(lambda: page.click("#examples [data-name=sample]"))
     Image.new("L", (33, 22)).save(tmp_path / "small.png")
     driver.send("#load-palette", tmp_path / "small.png")
     assert "33 × 22 pixels, the photograph 320 × 256" in driver.notice()
@@ -326,3 +329,121 @@ def test_on_a_phone(open_page, photo):
         lambda: page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     )
     assert (before != after).any()
+
+
+DROP = """([data, name]) => {
+  const bytes = Uint8Array.from(atob(data), (x) => x.charCodeAt(0));
+  const files = new DataTransfer();
+  files.items.add(new File([bytes], name));
+  const event = new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true });
+  document.querySelector("#painter .stage").dispatchEvent(event);
+}"""
+
+
+def painted(driver, folder):
+    """Opens the example, paints a box on an empty palette, and returns the palette."""
+    page = driver.page
+    driver.choose("#start", "Nothing: an empty palette")
+    page.click("#examples button[data-name=sample]")
+    page.wait_for_selector("#painter canvas:not([hidden])")
+    page.click("#painter [data-tool=box]")
+    page.click("#painter [data-task='4']")
+    driver.after(lambda: driver.drag((40, 30), (200, 150), SIZE))
+    return ctnet.Palette.load(driver.download("#save-palette", folder))
+
+
+@pytest.mark.parametrize("source", ["example", "file"])
+def test_nothing_is_lost_by_a_reload(open_page, photo, tmp_path, source):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    palette = painted(driver, tmp_path)
+    if source == "file":
+        page.on("dialog", lambda dialog: dialog.accept())
+        driver.after(lambda: driver.send("#photograph", photo))
+        page.click("#painter [data-task='1']")
+        driver.after(lambda: driver.drag((10, 20), (100, 90), SIZE))
+        palette = ctnet.Palette.load(driver.download("#save-palette", tmp_path))
+    before = driver.picture()
+    page.reload()
+    page.wait_for_function(
+        "document.querySelector('#painter .status')?.textContent.includes('where it was left')"
+    )
+    page.wait_for_selector("#views figure img[src]")
+    page.wait_for_timeout(1500)
+    same(driver.picture(), before)
+    assert ctnet.Palette.load(driver.download("#save-palette", tmp_path)) == palette
+    # So can what was painted before be undone.
+    driver.after(lambda: page.click("[data-act=undo]"))
+    undone = ctnet.Palette.load(driver.download("#save-palette", tmp_path))
+    assert undone != palette
+
+
+def test_a_dropped_palette_is_a_palette(open_page, tmp_path):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    palette = painted(driver, tmp_path)
+    path = tmp_path / "other.png"
+    ctnet.Palette.single("edges", palette.size).paint_box((9, 9, 90, 90), "parts").save(path)
+    data = base64.b64encode(path.read_bytes()).decode()
+    driver.after(lambda: driver.page.evaluate(DROP, [data, "other.png"]))
+    assert "palette of other.png" in driver.page.inner_text("#painter .status")
+    found = ctnet.Palette.load(driver.download("#save-palette", tmp_path))
+    assert found == ctnet.Palette.load(path)
+    driver.after(lambda: driver.page.click("[data-act=undo]"))
+    assert ctnet.Palette.load(driver.download("#save-palette", tmp_path)) == palette
+
+
+@pytest.mark.parametrize("way", ["drop", "example", "file"])
+def test_a_photograph_asks_before_it_replaces_painted_work(open_page, photo, tmp_path, way):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    palette = painted(driver, tmp_path)
+    asked = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    if way == "drop":
+        page.evaluate(DROP, [base64.b64encode(photo.read_bytes()).decode(), "photo.png"])
+    elif way == "example":
+        page.click("#examples button[data-name=sample]")
+    else:
+        driver.send("#photograph", photo)
+    page.wait_for_timeout(1500)
+    assert asked and "Take another photograph?" in asked[0]
+    assert ctnet.Palette.load(driver.download("#save-palette", tmp_path)) == palette
+
+
+def test_the_last_of_two_quick_choices_counts(open_page):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    page.evaluate("""() => {
+      const examples = [...document.querySelectorAll("#examples button")];
+      for (const button of examples) button.click();
+    }""")
+    last = page.locator("#examples button").last.get_attribute("data-name")
+    page.wait_for_function(
+        "name => document.querySelector('#painter .status').textContent.startsWith(name)", arg=last
+    )
+
+
+def test_times_are_those_of_the_work(open_page, tmp_path):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    driver.choose("#start", "Only saliency")
+    driver.after(lambda: page.click("#examples button[data-name=sample]"))
+    caption = page.inner_text("#views figcaption span")
+    assert caption.startswith("full ") and "edit" not in caption
+    full = int(caption.split()[1])
+    assert full >= 5
+    page.click("#painter [data-task='4']")
+    driver.after(lambda: driver.drag((8, 8), (10, 10), SIZE))
+    caption = page.inner_text("#views figcaption span")
+    assert f"full {full} ms, last edit " in caption
+    # Another view of the same answers computes nothing, and says the same.
+    driver.after(lambda: page.locator("#view label").nth(1).click())
+    assert page.inner_text("#views figcaption span") == caption
+
+
+def test_a_taken_port_is_named(server):
+    from ctnet.demo.server import serve
+
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    with pytest.raises(OSError, match=f"port {port} of 127.0.0.1 cannot be used"):
+        serve("ctn-r1", port=port, device="cpu", examples={})

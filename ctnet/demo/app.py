@@ -109,7 +109,9 @@ def build(handlers: Handlers) -> gr.Blocks:
                 painter = gr.HTML(
                     html_template=page_file("painter.html"),
                     css_template=page_file("painter.css"),
-                    js_on_load=page_file("palette.js") + page_file("painter.js"),
+                    js_on_load=page_file("palette.js")
+                    + page_file("keep.js")
+                    + page_file("painter.js"),
                     apply_default_css=False,
                     elem_id="painter",
                 )
@@ -201,12 +203,12 @@ def build(handlers: Handlers) -> gr.Blocks:
             handlers.studios.drop(request.session_hash)
 
         both = [painter, shown]
-        on(photograph.upload, open_photo, [photograph], both)
-        on(examples.example, open_example, [examples], both)
+        on(photograph.upload, open_photo, [photograph], both, "always_last")
+        on(examples.example, open_example, [examples], both, "always_last")
         on(painter.edit, edit, [painter], [shown], "always_last", "hidden")
-        on(restart.click, begin, [], both)
-        on(propose.click, begin_with_proposal, [], [*both, start])
-        on(load_palette.upload, take_palette, [load_palette], both)
+        on(restart.click, begin, [], both, "always_last")
+        on(propose.click, begin_with_proposal, [], [*both, start], "always_last")
+        on(load_palette.upload, take_palette, [load_palette], both, "always_last")
         for choice in (model, other, view):
             on(choice.input, choose, [], both, "always_last", "hidden")
         for button, what in (

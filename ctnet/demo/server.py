@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans
 SYSTEM_MONOSPACE = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
 
 LOOPBACK = "127.0.0.1"
+
+FIRST_PORT, PORTS = 7860, 100
+"""Ports that gradio tries, in turn."""
 
 ENVELOPE = 2**20
 """Bytes that a request may have beside the file in it."""
@@ -75,6 +79,7 @@ def serve(
         ValueError: If the model is unknown, or the long side too small.
         OSError: If the port is taken.
     """
+    _require_free(host, port)
     limits = limits or Limits()
     found = find_examples() if examples is None else examples
     handlers = Handlers(Models(model, pick_device(device)), found, limits, long_side)
@@ -99,6 +104,29 @@ def serve(
         css=page_file("page.css"),
     )
     return Server(url, handlers, blocks)
+
+
+def _require_free(host: str, port: int | None) -> None:
+    """Says in our words what gradio says in its own.
+
+    Raises:
+        OSError: If the port is taken, or no port from 7860 on is free.
+    """
+    for number in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, number))
+            except OSError as error:
+                reason = error
+            else:
+                return
+    if port is None:
+        raise OSError(f"no port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is free on {host}.")
+    raise OSError(
+        f"port {port} of {host} cannot be used ({reason.strerror}); give another --port, or none "
+        "for the first free one."
+    )
 
 
 def _theme() -> Any:

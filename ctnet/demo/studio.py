@@ -10,11 +10,13 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 
 import numpy as np
+from torch import Tensor
 
 from ctnet.demo.files import Photo
 from ctnet.demo.models import Models
 from ctnet.fused.session import Session
 from ctnet.labels import decode
+from ctnet.models.base import CompositeModel
 from ctnet.palette import Palette, Size
 from ctnet.prediction.prediction import Prediction, label_array
 from ctnet.prediction.working_size import network_input
@@ -68,12 +70,43 @@ class Answer:
     Attributes:
         model: The model's name.
         prediction: At the working size.
-        seconds: Time that the network took: for an edit, only what it reaches is computed.
+        full: Seconds that encoding the photograph and a whole palette took.
+        edit: Seconds that the last edit took, which computes only what it reaches; None before
+            there was one.
     """
 
     model: str
     prediction: Prediction
-    seconds: float
+    full: float
+    edit: float | None
+
+
+class _Asked:
+    """A network that is asked about a photograph, and the time that it takes.
+
+    Attributes:
+        full: Seconds of encoding and of the last whole palette.
+        edit: Seconds of the last edit, None before there was one.
+    """
+
+    def __init__(self, network: CompositeModel, pixels: Tensor) -> None:
+        begin = time.perf_counter()
+        self._session = Session(network, pixels)
+        self._encoding = time.perf_counter() - begin
+        self.full = self._encoding
+        self.edit: float | None = None
+
+    def decode(self, palette: Palette) -> Tensor:
+        """Does the tasks of a palette; one that is as before computes nothing, and no time."""
+        begin = time.perf_counter()
+        composite = self._session.decode(palette)
+        seconds = time.perf_counter() - begin
+        computed, whole = self._session.computed, composite.shape[-2:]
+        if computed is not None and computed.size[0] >= whole[0] and computed.size[1] >= whole[1]:
+            self.full = self._encoding + seconds
+        elif computed is not None:
+            self.edit = seconds
+        return composite
 
 
 class Studio:
@@ -98,7 +131,7 @@ class Studio:
         self.serial = serial
         self.palette = Palette.empty(photo.working_size)
         self._models = models
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._asked: OrderedDict[str, _Asked] = OrderedDict()
         self._folder = TemporaryDirectory(prefix="ctnet-demo-", ignore_cleanup_errors=True)
 
     @property
@@ -176,9 +209,9 @@ class Studio:
                 f"{model} does the tasks {', '.join(tasks)}, the palette asks for "
                 f"{', '.join(self.palette.tasks)}; compare models of the same tasks."
             )
-        begin = time.perf_counter()
         prediction = self._predicted(model, self.palette)
-        return Answer(model, prediction, time.perf_counter() - begin)
+        asked = self._asked[model]
+        return Answer(model, prediction, asked.full, asked.edit)
 
     def whole(self, model: str) -> Prediction:
         """Does the tasks of the palette at the size at which the photograph is kept."""
@@ -195,22 +228,23 @@ class Studio:
 
     def _predicted(self, name: str, palette: Palette) -> Prediction:
         network = self._models.get(name)
-        composite = self._session(name).decode(palette).float()
+        asked = self._session(name)
+        composite = asked.decode(palette).float()
         ids = palette.tensor()[None].to(composite.device)
         labels = {}
         for task, found in decode(composite, ids, network.tasks, network.readers).items():
             labels[task] = label_array(found.values[0])
         return Prediction(self.photo.working, palette, labels, self.photo.name)
 
-    def _session(self, name: str) -> Session:
-        if name not in self._sessions:
+    def _session(self, name: str) -> _Asked:
+        if name not in self._asked:
             network = self._models.get(name)
             pixels = network_input(network, self.photo.working, max(self.photo.working_size))
-            self._sessions[name] = Session(network, pixels)
-        self._sessions.move_to_end(name)
-        while len(self._sessions) > ENCODED:
-            self._sessions.popitem(last=False)
-        return self._sessions[name]
+            self._asked[name] = _Asked(network, pixels)
+        self._asked.move_to_end(name)
+        while len(self._asked) > ENCODED:
+            self._asked.popitem(last=False)
+        return self._asked[name]
 
     def _proposed(self, tasks: tuple[str, ...]) -> Palette:
         network = self._models.proposer()

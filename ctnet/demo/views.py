@@ -57,13 +57,13 @@ class Picture:
         model: The model.
         source: PNG at the working size, as a data URI.
         text: What it shows, for those who do not see it.
-        milliseconds: Time that the network took.
+        times: Time that the network took, in words.
     """
 
     model: str
     source: str
     text: str
-    milliseconds: int
+    times: str
 
 
 def views(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ def picture(answer: Answer, view: str) -> Picture:
         answer.model,
         data_uri(draw(answer.prediction, view)),
         f"{view} of {answer.model}; asked: {asked or 'nothing'}",
-        round(1000 * answer.seconds),
+        _in_milliseconds(answer),
     )
 
 
@@ -162,3 +162,8 @@ def data_uri(image: Image.Image, kind: str = "PNG", quality: int = 85) -> str:
 
 def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.005 else "<1%"
+
+
+def _in_milliseconds(answer: Answer) -> str:
+    full = f"full {1000 * answer.full:.0f} ms"
+    return full if answer.edit is None else f"{full}, last edit {1000 * answer.edit:.0f} ms"

@@ -20,7 +20,7 @@ function figure(index) {
   return pictures.children[index];
 }
 
-async function show({ model, source, text, milliseconds }, index) {
+async function show({ model, source, text, times }, index) {
   const node = figure(index);
   const image = node.querySelector("img");
   const next = new Image();
@@ -31,7 +31,7 @@ async function show({ model, source, text, milliseconds }, index) {
   image.style.maxWidth = `calc(76vh * ${next.naturalWidth / next.naturalHeight})`;
   image.alt = text;
   node.querySelector("figcaption").replaceChildren(
-    make("strong", "", model), make("span", "", `${milliseconds} ms`));
+    make("strong", "", model), make("span", "", times));
 }
 
 function block({ title, color, share, rows }) {
