@@ -323,21 +323,21 @@ def test_streaming_sums_counts_and_keeps_no_images() -> None:
         single = BoundaryF(tolerance=TOLERANCE)
         single.update(strength, annotators)
         singles.append(single)
-    np.testing.assert_array_equal(together._counts, sum(single._counts for single in singles))
-    best = sum(single._counts[np.argmax(best_f(single._counts))] for single in singles)
+    np.testing.assert_array_equal(together.counts, sum(single.counts for single in singles))
+    best = sum(single.counts[np.argmax(best_f(single.counts))] for single in singles)
     result = together.compute()
     assert result == together.compute()
     assert result.images == 3
     assert result.ois_f == pytest.approx(float(best_f(best)))
-    assert result.ods_f >= best_f(together._counts).max()
-    assert result.ois_f >= best_f(together._counts).max() - 0.02
+    assert result.ods_f >= best_f(together.counts).max()
+    assert result.ois_f >= best_f(together.counts).max() - 0.02
     assert all(a.size <= 4 * 33 for a in vars(together).values() if isinstance(a, np.ndarray))
 
 
 def test_scores_of_known_counts() -> None:
     score = BoundaryF(thresholds=[0.2, 0.6])
-    score._counts = np.array([[60, 100, 90, 100], [90, 100, 30, 100]])
-    score._best_counts = np.array([50, 100, 50, 100])
+    score.counts = np.array([[60, 100, 90, 100], [90, 100, 30, 100]])
+    score.best_counts = np.array([50, 100, 50, 100])
     score.images = 2
     steps = np.linspace(0, 1, 101)
     precision, recall = 0.6 + 0.3 * steps, 0.9 - 0.6 * steps
@@ -356,13 +356,13 @@ def test_equal_masks_at_several_thresholds_are_matched_once(
 ) -> None:
     truth = scene(1)[1][0]
     calls = []
-    original = boundaries._partners
-    monkeypatch.setattr(boundaries, "_partners", lambda graph: calls.append(1) or original(graph))
+    original = boundaries.partners
+    monkeypatch.setattr(boundaries, "partners", lambda graph: calls.append(1) or original(graph))
     score = BoundaryF(apply_nms=False)
     score.update(truth, [truth])
     assert len(calls) == 1
-    assert score._counts[0].all()
-    assert (score._counts == score._counts[0]).all()
+    assert score.counts[0].all()
+    assert (score.counts == score.counts[0]).all()
 
 
 def test_a_strength_equal_to_the_threshold_is_an_edge() -> None:
@@ -379,14 +379,14 @@ def test_counts_agree_with_the_bsds_definition(seed: int) -> None:
     score.update(strength, annotators)
     counts = bsds_counts(thin(strength), annotators, score.thresholds, TOLERANCE)
     # Pair counts are exact; which pixel is paired is not, so the union over people may differ.
-    np.testing.assert_array_equal(score._counts[:, 1:], counts[:, 1:])
-    np.testing.assert_allclose(score._counts[:, 0], counts[:, 0], rtol=0.01, atol=2)
+    np.testing.assert_array_equal(score.counts[:, 1:], counts[:, 1:])
+    np.testing.assert_allclose(score.counts[:, 0], counts[:, 0], rtol=0.01, atol=2)
     assert score.compute().ois_f == pytest.approx(best_f(counts).max(), abs=2e-3)
 
     one = BoundaryF(thresholds=5, tolerance=TOLERANCE)
     one.update(strength, annotators[:1])
     expected = bsds_counts(thin(strength), annotators[:1], one.thresholds, TOLERANCE)
-    np.testing.assert_array_equal(one._counts, expected)
+    np.testing.assert_array_equal(one.counts, expected)
 
 
 def test_scores_agree_with_pyedgeeval() -> None:
@@ -471,7 +471,7 @@ def test_bad_images_leave_the_accumulator_alone(
     with pytest.raises(ValueError, match=message):
         score.update(strength, annotators, valid)
     assert score.images == 0
-    assert not score._counts.any()
+    assert not score.counts.any()
 
 
 @pytest.mark.parametrize(

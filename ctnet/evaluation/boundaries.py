@@ -112,7 +112,7 @@ def match(predicted: ArrayLike, truth: ArrayLike, max_distance: float) -> tuple[
     if not (np.isfinite(max_distance) and max_distance >= 0):
         raise ValueError(f"max_distance is {max_distance}; it must be finite and 0 or more pixels")
     points, true_points = np.argwhere(predicted), np.argwhere(truth)
-    partner = _partners(_neighbours(points, true_points, max_distance))
+    partner = partners(_neighbours(points, true_points, max_distance))
     paired = partner >= 0
 
     matched_predicted, matched_truth = np.zeros_like(predicted), np.zeros_like(truth)
@@ -163,6 +163,11 @@ class BoundaryF:
         border: margin in pixels over which `thin` fades the map; without effect if not
             ``apply_nms``.
 
+    Attributes:
+        counts: pixels at each threshold, (T, 4): paired and all predicted ones, paired and all true
+            ones.
+        best_counts: the same, (4,), of each image at the threshold that is best for it.
+
     Raises:
         ValueError: thresholds, tolerance or border are outside these ranges.
     """
@@ -193,8 +198,8 @@ class BoundaryF:
         self.border = border
         self.images = 0
         # One row per threshold: paired and all predicted pixels, paired and all true pixels.
-        self._counts = np.zeros((self.thresholds.size, 4), dtype=np.int64)
-        self._best_counts = np.zeros(4, dtype=np.int64)
+        self.counts = np.zeros((self.thresholds.size, 4), dtype=np.int64)
+        self.best_counts = np.zeros(4, dtype=np.int64)
 
     def update(
         self,
@@ -226,8 +231,8 @@ class BoundaryF:
             edge = thin(edge, border=self.border).astype(np.float64)
 
         counts = self._count(edge, [truth & keep for truth in truths], keep)
-        self._counts += counts
-        self._best_counts += counts[np.argmax(_precision_recall_f(counts)[2])]
+        self.counts += counts
+        self.best_counts += counts[np.argmax(_precision_recall_f(counts)[2])]
         self.images += 1
 
     def compute(self) -> BoundaryScore:
@@ -238,7 +243,7 @@ class BoundaryF:
         """
         if not self.images:
             raise ValueError("no images to score: call update() at least once before compute()")
-        precision, recall, _ = _precision_recall_f(self._counts)
+        precision, recall, _ = _precision_recall_f(self.counts)
         steps = np.arange(self.thresholds.size)
         fine_steps = np.linspace(0, steps[-1], 100 * int(steps[-1]) + 1)
         fine_precision = np.interp(fine_steps, steps, precision)
@@ -257,13 +262,13 @@ class BoundaryF:
             ods_threshold=float(np.interp(fine_steps[best], steps, self.thresholds)),
             ods_precision=float(fine_precision[best]),
             ods_recall=float(fine_recall[best]),
-            ois_f=float(_precision_recall_f(self._best_counts)[2]),
+            ois_f=float(_precision_recall_f(self.best_counts)[2]),
             average_precision=average_precision,
             images=self.images,
         )
 
     def _count(self, edge: Floats, truths: list[Mask], keep: Mask) -> NDArray[np.int64]:
-        """Count one image's pixels as in ``_counts``; thinning sees what ``keep`` excludes."""
+        """Count one image's pixels as in ``counts``; thinning sees what ``keep`` excludes."""
         reach = self.tolerance * float(np.hypot(*edge.shape))
         candidates = (edge >= self.thresholds[0]) & keep
         row_of = np.cumsum(candidates).reshape(edge.shape) - 1
@@ -285,7 +290,7 @@ class BoundaryF:
             rows = row_of[thinned & keep]
             right = np.zeros(rows.size, dtype=bool)
             for graph in graphs:
-                paired = _partners(graph[rows]) >= 0
+                paired = partners(graph[rows]) >= 0
                 right |= paired
                 counts[step, 2] += paired.sum()
             counts[step, :2] = right.sum(), rows.size
@@ -300,12 +305,12 @@ def _neighbours(points: NDArray[np.intp], others: NDArray[np.intp], reach: float
     return csr_array((linked, (pairs["i"], pairs["j"])), shape=(len(points), len(others)))
 
 
-def _partners(graph: csr_array) -> NDArray[np.int32]:
+def partners(graph: csr_array) -> NDArray[np.int32]:
     """Return each row's column in a largest matching, -1 where it has none."""
     if 0 in graph.shape:
         return np.full(graph.shape[0], -1, dtype=np.int32)
-    partners: NDArray[np.int32] = maximum_bipartite_matching(graph, perm_type="column")
-    return partners
+    found: NDArray[np.int32] = maximum_bipartite_matching(graph, perm_type="column")
+    return found
 
 
 def _triangle(image: Floats, radius: int) -> Floats:
