@@ -160,7 +160,7 @@ def test_errors_of_configs(change, message):
 
 
 def test_only_added_needs_an_added_task():
-    with pytest.raises(ValueError, match="auxiliary must be 0"):
+    with pytest.raises(ValueError, match="aux_loss_weight must be 0"):
         TrainConfig("x", only_added=True, aux_loss_weight=1.0)
     with pytest.raises(ValueError, match="no task was added"):
         freeze_old_tasks(ctnet.create())

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import ctnet
 from ctnet.evaluation.evaluate import EvalResult
+from ctnet.label_tables import table_cells
 from ctnet.models.base import build
 from ctnet.models.checkpoint import file_info, save_checkpoint
 from ctnet.models.config import ModelConfig
@@ -240,3 +241,21 @@ def test_command_asks_for_hardware_and_summary(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["register", str(run.folder), str(tmp_path / "mine")])
     assert "--hardware" in capsys.readouterr().err
+
+
+def test_tables_that_a_run_learned_are_exported_and_averaged(run, tmp_path):
+    weights = load_file(run.folder / "last.safetensors")
+    cells = table_cells(21)
+    folders, wanted = [], 0
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        table = torch.randn(cells, cells, cells, 21, generator=generator).log_softmax(-1)
+        folder = shutil.copytree(run.folder, tmp_path / f"run{seed}")
+        save_file(weights | {"label_tables.seg": table.half()}, folder / "best.safetensors")
+        folders.append(folder)
+        wanted = wanted + table / 2
+    one = ctnet.load(export_run(replace(run, folder=folders[0]), tmp_path / "one"))
+    assert one.config.label_tables == ("seg",)
+    both = replace(run, folder=folders[0], averaged=(folders[1],))
+    mean = ctnet.load(export_run(both, tmp_path / "both")).label_tables.reader("seg").table
+    torch.testing.assert_close(mean.float(), wanted.log_softmax(-1), atol=0.02, rtol=0)

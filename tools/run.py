@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ctnet.models.convert import adapt_weights
+from ctnet.models.convert import TABLES, adapt_weights, config_with_tables
 from ctnet.training.config import TrainConfig
 from ctnet.zoo.manifest import read_manifest
 
@@ -59,13 +59,18 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """Reads the best weights by validation, or the last if the run had no validation."""
         folders = (self.folder, *self.averaged)
-        parts = [adapt_weights(_read_weights(folder), self.config.model) for folder in folders]
-        return {
-            name: torch.stack([part[name] for part in parts]).mean(0)
+        read = [_read_weights(folder) for folder in folders]
+        own = config_with_tables(self.config.model, read[0])
+        parts = [adapt_weights(weights, own) for weights in read]
+        mean = {
+            name: torch.stack([part[name].float() for part in parts]).mean(0).to(value.dtype)
             if value.is_floating_point()
             else value
             for name, value in parts[0].items()
         }
+        # The mean of log-probabilities holds no probabilities yet.
+        tables = {name: mean[name].float() for name in mean if name.startswith(TABLES)}
+        return mean | {name: table.log_softmax(-1).half() for name, table in tables.items()}
 
     @property
     def data(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -32,7 +34,7 @@ def _checked(name: str | torch.device) -> torch.device:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = re.split(r"[.\n]", str(error))[0]
         raise ValueError(
             f"there is no device {str(device)!r} here ({reason}); allowed: "
             f"{', '.join(x for x in DEVICES if x == 'cpu' or _available(x))}."

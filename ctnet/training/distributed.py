@@ -23,8 +23,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ctnet.models.device import pick_device
-
 Value = TypeVar("Value")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -85,13 +83,12 @@ def joined(device: str = "auto") -> Iterator[None]:
 
 
 def _own_device(name: str) -> torch.device:
-    device = pick_device(name)
-    if device.type == "cpu":
-        return device
-    if device.type != "cuda" or device.index is not None:
+    if name not in ("auto", "cpu", "cuda"):
         raise ValueError(
-            f"several processes train on a CPU or on a GPU each: cpu or cuda; got {device}."
+            f"several processes train on a CPU or on a GPU each: cpu or cuda; got {name}."
         )
+    if name == "cpu" or not (name == "cuda" or torch.cuda.is_available()):
+        return torch.device("cpu")
     number, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= found:
         raise ValueError(
