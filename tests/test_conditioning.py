@@ -209,6 +209,17 @@ class TestNorm:
             assert ours.dtype == torch.float32
             assert (ours - theirs).abs().max() <= 0.15 * theirs.abs().max()
 
+    def test_sums_of_many_cells_keep_up_in_bfloat16(self, norm, make_ids):
+        norm = norm.float().train()
+        level = palette_pyramid(make_ids("random", (2, 512, 512)), 5, (2,))[2]
+        x, embeddings = torch.randn(2, 3, 256, 256), torch.randn(5, 4, requires_grad=True)
+        (expected,) = torch.autograd.grad(norm(x, level, embeddings).sum(), embeddings)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = norm(x.bfloat16(), level, embeddings)
+        assert output.dtype == torch.bfloat16
+        (found,) = torch.autograd.grad(output.float().sum(), embeddings)
+        assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+
 
 class TestStart:
     """What an untrained network does: the request has to matter, or it is never learned."""

@@ -34,7 +34,9 @@ ONE_HOT_ROWS = 32
 
 
 def _sum_by_row(values: Tensor, index: Tensor | None, rows: int) -> Tensor:
-    """Sums values (P,C) over the cells that share a row of a table: (rows,C)."""
+    """Sums values (P,C) over the cells that share a row of a table: (rows,C), float32 or finer."""
+    # 16-bit sums stand still as soon as they are some hundred times what is added.
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     if index is None:
         return values.sum(0, keepdim=True)
     if rows <= ONE_HOT_ROWS:
@@ -42,8 +44,12 @@ def _sum_by_row(values: Tensor, index: Tensor | None, rows: int) -> Tensor:
     return values.new_zeros(rows, values.shape[1]).index_add_(0, index, values)
 
 
-def _at_cells(table: Tensor, index: Tensor | None) -> Tensor:
-    """Looks up the row of each cell: (P,C), or (1,C) where all cells share the only row."""
+def _at_cells(table: Tensor, index: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Looks up the row of each cell: (P,C), or (1,C) where all cells share the only row.
+
+    The result has the type of the features, so that half the bytes move where they are 16-bit.
+    """
+    table = table.to(dtype)
     return table if index is None else table.index_select(0, index)
 
 
@@ -121,7 +127,8 @@ class _ConditionedBatchNorm(torch.autograd.Function):
         ctx.save_for_backward(x, gamma, index, mean, rstd)
         ctx.count, ctx.total = statistics.count, statistics.total
         scale = gamma * rstd
-        return torch.addcmul(_at_cells(beta - mean * scale, index), x, _at_cells(scale, index))
+        shift = beta - mean * scale
+        return torch.addcmul(_at_cells(shift, index, x.dtype), x, _at_cells(scale, index, x.dtype))
 
     @staticmethod
     def backward(  # type: ignore[no-untyped-def]
@@ -134,9 +141,10 @@ class _ConditionedBatchNorm(torch.autograd.Function):
         if ctx.total is not None:
             sums = ctx.total(sums)
         slope, offset = sums * rstd / ctx.count
-        grad_x = grad * _at_cells(gamma * rstd, index)
-        grad_x -= offset - slope * mean
-        return grad_x.addcmul_(x, slope, value=-1), grad_gamma, grad_beta, None, None
+        grad_x = grad * _at_cells(gamma * rstd, index, grad.dtype)
+        grad_x -= (offset - slope * mean).to(grad.dtype)
+        grad_x.addcmul_(x, slope.to(grad.dtype), value=-1)
+        return grad_x, grad_gamma.to(gamma.dtype), grad_beta.to(gamma.dtype), None, None
 
 
 def batch_norm(
@@ -199,5 +207,6 @@ class ConditionedBatchNorm(nn.Module):
         cells = x.permute(0, 2, 3, 1).reshape(-1, channels)
         scale = gamma * (norm.running_var + norm.eps).rsqrt()
         shift = beta - norm.running_mean * scale
-        cells = torch.addcmul(_at_cells(shift, index), cells, _at_cells(scale, index))
+        scale, shift = (_at_cells(table, index, x.dtype) for table in (scale, shift))
+        cells = torch.addcmul(shift, cells, scale)
         return cells.view(n, height, width, channels).permute(0, 3, 1, 2)
