@@ -138,10 +138,10 @@ def test_a_resumed_run_has_the_same_numbers(config: TrainConfig, tmp_path: Path)
 
     with pytest.raises(KeyboardInterrupt):
         Trainer(config, tmp_path / "b", interrupted(4)).train()
-    assert max(step for step, _ in read_rows(tmp_path / "b/losses.csv")) == 4
+    assert max(step for step, _ in read_rows(tmp_path / "b/metrics.csv")) == 3
     torch.manual_seed(123)
     second = Trainer(replace(config, workers=1), tmp_path / "b", Recorder())
-    assert second.step == 3
+    assert second.step == 4
     resumed = second.train()
 
     assert_equal(at_once.state_dict(), resumed.state_dict())
@@ -163,17 +163,21 @@ def test_a_resumed_run_has_the_same_numbers(config: TrainConfig, tmp_path: Path)
 
 def test_another_configuration_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     Trainer(config, tmp_path).train()
-    with pytest.raises(ValueError, match=r"differs in rule, learning_rate"):
+    with pytest.raises(ValueError, match=r"differs in learning_rate, rule \(aeroplane: saliency,"):
         Trainer(replace(config, learning_rate=1e-3, rule="R2"), tmp_path)
     other = replace(DECODER, embedding=7)
     with pytest.raises(ValueError, match="differs in model"):
         Trainer(replace(config, model=replace(MODEL, decoder=other)), tmp_path)
     free = replace(config, steps=3, workers=1, validate_every=7, validate_images=3, cache=False)
-    assert Trainer(free, tmp_path).step == 2
+    trainer = Trainer(free, tmp_path)
+    assert trainer.step == 2
+    trainer.close()
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     del state["config"]["aux_loss_weight"]
     torch.save(state, tmp_path / "state.pt")
-    assert Trainer(config, tmp_path).step == 2
+    trainer = Trainer(config, tmp_path)
+    assert trainer.step == 2
+    trainer.close()
     state["config"]["size"] = state["config"].pop("crop_size")
     torch.save(state, tmp_path / "state.pt")
     with pytest.raises(ValueError, match=r"run of another ctnet: 'size' is called 'crop_size' now"):
@@ -599,7 +603,7 @@ def test_a_resumed_run_with_consistency_has_the_same_numbers(
         Trainer(config, tmp_path / "b", interrupted(2)).train()
     torch.manual_seed(9)
     trainer = Trainer(replace(config, workers=1), tmp_path / "b")
-    assert trainer.step == 3
+    assert trainer.step == 4
     trainer.train()
     whole, resumed = (torch.load(tmp_path / f"{run}/state.pt", weights_only=True) for run in "ab")
     for key in ("model", "average", "optimizer", "auxiliary"):

@@ -114,6 +114,7 @@ def test_runs_of_different_lengths_and_resumed_ones(config, tmp_path):
     half = create_loop(second, tmp_path / "half")
     batches = shared_batches(config)
     half.advance(half.request(batches[0], 0))
+    half.close()
     resumed = create_loop(second, tmp_path / "half")
     assert resumed.step == 1
     train_side_by_side([resumed], batches)

@@ -6,8 +6,11 @@ import argparse
 import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ctnet import __version__
 from ctnet.cli import bench, demo, evaluate, export, palette, predict, train, zoo
@@ -41,6 +44,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Lets SIGTERM end a command as Ctrl-C does; other threads than the main one cannot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -53,12 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(words)
     args.words = words
     try:
-        status: int = args.run(args)
-        sys.stdout.flush()
+        with _terminated_as_interrupted():
+            status: int = args.run(args)
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as head, has closed the pipe; do not flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt as stop:
+        # Of several processes that are stopped together, the first speaks.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"ctnet: {str(stop) or 'stopped.'}", file=sys.stderr)
+        return 130
     except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         # Name the process if torchrun started several.
         who = f"ctnet, process {os.environ['RANK']}" if "RANK" in os.environ else "ctnet"

@@ -97,7 +97,11 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 class LabelSource(Protocol):
-    """Where images and labels come from: one class for each layout on disk."""
+    """Where images and labels come from: one class for each layout on disk.
+
+    It may also have ``files(index)``, the paths that an image and its labels are read from
+    (:func:`~.wrapped.source_files`): a training that goes on notices by them that data changed.
+    """
 
     name: str
     """The data set's name."""

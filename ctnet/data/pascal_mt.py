@@ -91,6 +91,12 @@ class PascalMT:
         self._check_sizes(name, found)
         return found
 
+    def files(self, index: int) -> list[Path]:
+        """Returns the files that an image and its labels are read from."""
+        labels = [self._file(index, task) for task in FILES]
+        photograph = self.root / "JPEGImages" / f"{self.ids[index]}.jpg"
+        return [photograph, *(path for path in labels if path.is_file())]
+
     def origin(self, index: int) -> str:
         """Returns the same name for all; see :class:`~.datasets.LabelSource`."""
         return "pascal"

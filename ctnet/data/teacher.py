@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -78,6 +80,11 @@ class TeacherSource(WrappedSource):
         if index in self._filled_at:
             found[TASK] = self._filled(index, found)
         return found
+
+    def files(self, index: int) -> Sequence[Path]:
+        """Returns the files that an image and its labels are read from, the teacher's too."""
+        filled = [self._photographs.teacher_file(index)] if index in self._filled_at else []
+        return [*super().files(index), *filled]
 
     def kind(self, index: int, task: str) -> str:
         """Returns the kind of a label: ``distilled`` wherever the teacher may have a part in it."""

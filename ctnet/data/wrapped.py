@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from ctnet.data.dataset import LabelSource
+
+
+def source_files(source: LabelSource, index: int) -> Sequence[Path]:
+    """Returns the files that an image and its labels are read from; nothing if a source has none.
+
+    Args:
+        source: Photographs and labels. Its method ``files(index)``, which it need not have, says
+            so.
+        index: Which image.
+    """
+    files = getattr(source, "files", None)
+    found: Sequence[Path] = () if files is None else files(index)
+    return found
 
 
 class WrappedSource:
@@ -36,6 +50,10 @@ class WrappedSource:
     def load(self, index: int) -> dict[str, np.ndarray]:
         """Reads an image and its labels."""
         return self._source.load(index)
+
+    def files(self, index: int) -> Sequence[Path]:
+        """Returns the files that an image and its labels are read from."""
+        return source_files(self._source, index)
 
     def origin(self, index: int) -> str:
         """Returns the name of the source that an image is from."""
@@ -91,6 +109,10 @@ class SubsetSource(WrappedSource):
     def load(self, index: int) -> dict[str, np.ndarray]:
         """Reads an image and its labels."""
         return super().load(self._indices[index])
+
+    def files(self, index: int) -> Sequence[Path]:
+        """Returns the files that an image and its labels are read from."""
+        return super().files(self._indices[index])
 
     def origin(self, index: int) -> str:
         """Returns the name of the source that an image is from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ctnet.training.distributed import launched
+
+STOPPED = 130
+"""Exit status of a process that a user stopped."""
 
 
 def must_launch(processes: int | None) -> bool:
@@ -42,7 +46,8 @@ def launch(processes: int, words: Sequence[str]) -> int:
         words: The command, such as ``-m ctnet train --config paper``.
 
     Returns:
-        The exit status: 0 if all went well. If a process ends early the others are stopped.
+        The exit status: 0 if all went well, 130 after Ctrl-C or SIGTERM. If a process ends early
+        the others are stopped.
 
     Raises:
         ValueError: If there is not at least one process.
@@ -61,6 +66,10 @@ def launch(processes: int, words: Sequence[str]) -> int:
         max_restarts=0,
         local_addr="localhost",
     )
+    for name in logging.root.manager.loggerDict:
+        # What a user can make of an end, the processes say themselves.
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     # torch leaves its own behind.
     handlers = {
         number: signal.getsignal(number)
@@ -70,6 +79,8 @@ def launch(processes: int, words: Sequence[str]) -> int:
         elastic_launch(config, sys.executable)(*words)
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
+        if failure.exitcode == STOPPED:
+            return STOPPED
         if failure.exitcode < 0:
             print(
                 f"ctnet: process {number} of this run was ended by {failure.signal_name()}, so the "
@@ -78,8 +89,8 @@ def launch(processes: int, words: Sequence[str]) -> int:
                 file=sys.stderr,
             )
         return 1
-    except SignalException as error:
-        return 128 + int(error.sigval)
+    except SignalException:
+        return STOPPED
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -40,25 +40,38 @@ from ctnet.models.convert import State, adapt_weights
 from ctnet.models.device import pick_device
 from ctnet.rules import R1, S, get_rule
 from ctnet.training.config import TrainConfig
+from ctnet.training.content import RunContent
 from ctnet.training.distributed import (
     GradientSum,
+    anywhere,
     copy_from_main,
     from_main,
     is_main,
-    open_on_main,
+    is_shared,
     own_rows,
     own_workers,
     require_same,
     sum_losses,
 )
 from ctnet.training.phases import Span, differences
+from ctnet.training.run_folder import RunFolder
 from ctnet.training.run_log import RunLog
 from ctnet.training.shared_batches import SharedBatch, SharedBatches
+from ctnet.training.stop import RunStoppedError, StopSignals, ignore_signals
 from ctnet.training.synchronized import synchronize
 
 Network = TypeVar("Network", bound=nn.Module)
 
 LOG_EVERY = 20
+
+SAVE_SECONDS = 120.0
+"""Seconds of training after which the state is saved, wherever the next validation is."""
+
+MOST_SKIPPED = 50
+"""Steps in a row whose gradient is not finite after which a run counts as diverged."""
+
+TOTAL = "total"
+"""Name of the whole loss among those of the tasks."""
 
 PALETTES = 1
 """Separates the chance of palettes from that of batches."""
@@ -76,11 +89,17 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     return min(rise, fall)
 
 
+class DivergedError(ValueError):
+    """Losses, gradients or weights of a run are no longer finite."""
+
+
 class TrainingLoop(ABC, Generic[Network]):
     """Trains the network of a configuration; what is learned is for a subclass to say.
 
     Of several processes (:mod:`ctnet.training.distributed`) all make the loop and train; only the
     first validates and writes.
+
+    The folder is this loop's alone until :meth:`close`, which :meth:`train` ends with.
 
     Args:
         config: The run.
@@ -92,10 +111,11 @@ class TrainingLoop(ABC, Generic[Network]):
 
     Attributes:
         images: Images that this loop has trained on, of all processes.
+        signals: What stops the run; :meth:`train` catches them.
 
     Raises:
-        ValueError: If the folder holds a run of another configuration, or another process has
-            another one.
+        ValueError: If the folder holds a run of another configuration, rule or data, another
+            training is in it, or another process has another configuration.
     """
 
     def __init__(
@@ -108,10 +128,10 @@ class TrainingLoop(ABC, Generic[Network]):
     ) -> None:
         self.config = config
         self.folder = Path(folder)
+        self.files = RunFolder(folder)
+        self.signals = StopSignals(waits=is_shared())
         self.validate = validate
         self.device = pick_device(config.device)
-        if is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         heads = None
         if weights is None:
@@ -134,6 +154,7 @@ class TrainingLoop(ABC, Generic[Network]):
             )
         )
         self._compare_processes()
+        self.content = self._read_content(weights)
         self._counts: dict[str, Tensor] = {}
         self.auxiliary = self._prepare(weights, heads)
         if self.auxiliary is not None:
@@ -145,10 +166,20 @@ class TrainingLoop(ABC, Generic[Network]):
         self.step = 0
         self.seconds = 0.0
         self._log: RunLog | None = None
+        self._logged: Mapping[str, list[float]] = {}
         self.images = 0
         self._images, self._spent = 0, 0.0
         self.best = float("-inf")
-        self._resume()
+        self._skipped = 0
+        self._within_step = False
+        self._must_validate = False
+        self._saved_step, self._saved_at = 0, time.monotonic()
+        self.files.lock()
+        try:
+            self._resume()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def phase(self) -> TrainConfig:
@@ -265,21 +296,61 @@ class TrainingLoop(ABC, Generic[Network]):
         """Runs to the last step and returns the best model by validation, in eval mode.
 
         Without validation that is the last one.
+
+        Raises:
+            RunStoppedError: After SIGINT or SIGTERM, with the state saved.
+            DivergedError: If the loss is not finite; nothing is written then.
         """
+        self.files.lock()
+        try:
+            with self.signals.caught():
+                self._run()
+                return self.finish()
+        except KeyboardInterrupt:
+            raise self.stopped() from None
+        except ConnectionError:
+            # Processes that are stopped together end one after the other.
+            if self.signals.requested:
+                raise self.stopped() from None
+            raise
+        finally:
+            self.close()
+
+    def _run(self) -> None:
         config = self.config
         show = tqdm if is_main() else partial(tqdm, disable=True)
-        bar = show(
+        with show(
             self._batches(),
             initial=self.step,
             total=config.steps,
             unit="step",
             desc=config.name,
+        ) as bar:
+            for sample in bar:
+                shown = self.advance(sample)
+                if shown:
+                    bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+                requested = torch.tensor(self.signals.requested, device=self.device)
+                if is_shared() and anywhere([requested])[0]:
+                    raise KeyboardInterrupt
+
+    def stopped(self) -> RunStoppedError:
+        """Saves the state where a run is stopped and returns what says where it goes on."""
+        if is_main() and self.step > self._saved_step and not self._within_step:
+            self._save_state()
+        if not self._saved_step:
+            return RunStoppedError("stopped before there was anything to save.")
+        return RunStoppedError(
+            f"stopped; the same command goes on from step {self._saved_step} of "
+            f"{self.config.steps}."
         )
-        for sample in bar:
-            shown = self.advance(sample)
-            if shown:
-                bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
-        return self.finish()
+
+    def close(self) -> None:
+        """Closes the log and lets other trainings into the folder."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        self.files.unlock()
 
     def _batches(self) -> Iterator[Sample]:
         """Yields the batches of all phases; train on each before you ask for the next."""
@@ -299,6 +370,7 @@ class TrainingLoop(ABC, Generic[Network]):
                 self.dataset,
                 batch_sampler=sampler,
                 num_workers=own_workers(config.workers),
+                worker_init_fn=ignore_signals,
                 collate_fn=collate,
                 pin_memory=self.device.type == "cuda",
             )
@@ -315,8 +387,9 @@ class TrainingLoop(ABC, Generic[Network]):
 
     def _open_log(self) -> RunLog:
         """Opens the log; that of a new run begins with what the network will see of each class."""
-        log = RunLog(self.folder, self.step)
+        log = RunLog(self.folder, self.step, self._logged)
         if self.step:
+            self._note_phase(log)
             return log
         weights, draws = self._sampling()
         for task, counts in self._counts.items():
@@ -327,6 +400,7 @@ class TrainingLoop(ABC, Generic[Network]):
             source = self.dataset.source
             balances = [class_balance(source, task, n) for task, n in self._counts.items()]
             write_balance(self.folder / "classes.csv", balances)
+        self._note_phase(log)
         return log
 
     def _note_phase(self, log: RunLog) -> None:
@@ -364,44 +438,46 @@ class TrainingLoop(ABC, Generic[Network]):
             Means of the losses, and images/s of all processes, every ``LOG_EVERY`` steps; nothing
             else.
         """
+        if self._must_validate:
+            self._validate_saved()
         self._enter(self.config.span_at(self.step))
         config = self.phase
-        opened = self._log is None and is_main()
-        if opened:
-            self._log = self._open_log()
-        if self._log is not None and (opened or self.step == self.span.start):
+        if self._log is not None and self.step == self.span.start:
             self._note_phase(self._log)
+        if self._log is None and is_main():
+            self._log = self._open_log()
         started = time.monotonic()
-        losses = self._train_step(sample.to(self.device))
-        self.step += 1
-        self.images += config.batch_size
-        spent = time.monotonic() - started
-        self.seconds += spent
-        if self._log is None:
-            return {}
-        self._log.add(losses)
-        self._images, self._spent = self._images + config.batch_size, self._spent + spent
+        with self.signals.held():
+            self._within_step = True
+            losses = self._train_step(sample.to(self.device))
+            spent = time.monotonic() - started
+            self.step += 1
+            self.images += config.batch_size
+            self.seconds += spent
+            self._images, self._spent = self._images + config.batch_size, self._spent + spent
+            if self._log is not None:
+                self._log.add(losses)
+            self._within_step = False
         shown = {}
         last = self.step == self.config.steps
-        if self.step % LOG_EVERY == 0 or last:
+        if self._log is not None and (self.step % LOG_EVERY == 0 or last):
             rate = self._images / self._spent
             means = self._log.write_losses(self.step, self.optimizer, rate)
             shown = means | {"img/s": rate}
             self._images, self._spent = 0, 0.0
         if self.step % config.validate_every == 0 or last:
-            self._checkpoint(self._log)
+            self._checkpoint()
+        elif is_main() and time.monotonic() - self._saved_at > SAVE_SECONDS:
+            self._save_state()
         return shown
 
     def finish(self) -> Network:
         """Ends the run: the best network by validation, or the last one, in eval mode."""
-        if self._log is not None:
-            self._log.close()
-        name = from_main("best" if (self.folder / "best.safetensors").exists() else "last")
-        file = open_on_main(self.folder / f"{name}.safetensors")
-        if file is None:
-            raise FileNotFoundError(f"no weights in {self.folder}: the run has yet to train.")
-        with file:
-            return self._create_result(load(file.read()))
+        if self._must_validate:
+            self._validate_saved()
+        result = self._create_result(self.files.read_weights())
+        self.close()
+        return result
 
     def _train_step(self, sample: Sample) -> dict[str, float]:
         config = self.phase
@@ -414,11 +490,28 @@ class TrainingLoop(ABC, Generic[Network]):
             for encoder in find_encoders(self.model):
                 encoder.eval()
         loss, parts = self._loss(sample)
+        losses = sum_losses(parts | {TOTAL: float(loss.detach())})
+        if not all(map(math.isfinite, losses.values())):
+            named = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            raise self._diverged(f"the loss is not finite ({named})")
         # Plain networks compute nothing where nothing is asked.
         if loss.requires_grad:
             self._update(loss)
         self._update_average()
-        return sum_losses(parts)
+        del losses[TOTAL]
+        return losses
+
+    def _diverged(self, what: str) -> DivergedError:
+        kept = ""
+        if self._saved_step:
+            kept = (
+                f" {self.folder} keeps the state of step {self._saved_step}: another run starts "
+                f'there by init = "{self.folder}".'
+            )
+        return DivergedError(
+            f"{self.config.name} diverges: at step {self.step + self._within_step} {what}, the "
+            f"learning rate {self.optimizer.param_groups[-1]['lr']:.3g}. Lower it.{kept}"
+        )
 
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -426,7 +519,11 @@ class TrainingLoop(ABC, Generic[Network]):
         self._sum_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.grad_clip_norm)
-        if bool(torch.isfinite(norm)) or self.scaler.is_enabled():
+        finite = bool(torch.isfinite(norm))
+        self._skipped = 0 if finite else self._skipped + 1
+        if self._skipped > MOST_SKIPPED:
+            raise self._diverged(f"{MOST_SKIPPED} gradients in a row were not finite")
+        if finite or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
 
@@ -446,28 +543,80 @@ class TrainingLoop(ABC, Generic[Network]):
         follow = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         follow([self.average[name] for name in names], [now[name] for name in names], None)
 
-    def _checkpoint(self, log: RunLog) -> None:
-        weights = {k: v.contiguous().cpu() for k, v in self._result_weights().items()}
-        save_file(weights, self.folder / "last.safetensors")
+    def _checkpoint(self) -> None:
+        """Saves weights and state, and validates."""
+        self._check_weights()
+        if not is_main():
+            return
+        self.files.write_weights("last", self._portable_weights())
         # The full output of a network that learns at coarse strides means nothing yet.
-        if self.validate is not None and not self.phase.coarse_only:
-            metrics = self.validate(self._create_result(weights).to(self.device))
-            log.write_metrics(self.step, metrics)
+        self._must_validate = self.validate is not None and not self.phase.coarse_only
+        # First, so that whatever ends a validation costs no step.
+        self._save_state()
+        if self._must_validate:
+            self._validate_saved()
+
+    def _validate_saved(self) -> None:
+        """Validates the weights of the state that was saved last."""
+        if self._log is None:
+            self._log = self._open_log()
+        weights = self._portable_weights()
+        with self.signals.held(waits=False):
+            metrics = self._measure(self._create_result(weights).to(self.device), self._log)
+        self._must_validate = False
+        if metrics is not None:
+            self._log.write_metrics(self.step, metrics)
             score = float(metrics["score"])
             if score > self.best:
                 self.best = score
-                save_file(weights, self.folder / "best.safetensors")
-        state = {
-            "config": self.config.to_dict(), "step": self.step, "seconds": self.seconds,
-            "best": self.best, "model": self.model.state_dict(), "average": self.average,
-            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-            "auxiliary": None if self.auxiliary is None else self.auxiliary.state_dict(),
-        }  # fmt: skip
-        partial = self.folder / "state.pt.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / "state.pt")
-        run = {"config": state["config"], "step": self.step, "seconds": round(self.seconds)}
-        (self.folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+                self.files.write_weights("best", weights)
+        self._save_state()
+
+    def _measure(self, network: Network, log: RunLog) -> Mapping[str, float] | None:
+        if self.validate is None:
+            return None
+        try:
+            return self.validate(network)
+        except Exception as error:
+            # Whatever it is, what was learned is worth more than a measure of it.
+            log.note(self.step, f"not validated, {type(error).__name__}: {error}")
+            return None
+
+    def _portable_weights(self) -> State:
+        return {k: v.contiguous().cpu() for k, v in self._result_weights().items()}
+
+    def _check_weights(self) -> None:
+        """Checks that what is about to be saved is finite.
+
+        Raises:
+            DivergedError: If it is not.
+        """
+        for weights in (self.model.state_dict(), self.average):
+            for name, value in weights.items():
+                if not bool(value.isfinite().all()):
+                    raise self._diverged(f"{name} is not finite")
+
+    def _save_state(self) -> None:
+        self._check_weights()
+        logged = self._logged if self._log is None else self._log.pending
+        self.files.write_state(
+            {
+                "config": self.config.to_dict(), "content": self.content, "step": self.step,
+                "seconds": self.seconds, "best": self.best, "must_validate": self._must_validate,
+                "logged": dict(logged), "model": self.model.state_dict(), "average": self.average,
+                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                "auxiliary": None if self.auxiliary is None else self.auxiliary.state_dict(),
+            }
+        )  # fmt: skip
+        self._saved_step, self._saved_at = self.step, time.monotonic()
+
+    def _read_content(self, weights: State | None) -> dict[str, Any]:
+        if not is_main():
+            return {}
+        config, data = self.config, self.dataset
+        encoder = config.encoder_weights if config.pretrained_encoder else None
+        content = RunContent.read(data.rule, data.source, config.model.tasks, weights, encoder)
+        return content.to_dict()
 
     def _compare_processes(self) -> None:
         config = self.config.to_dict()
@@ -476,23 +625,27 @@ class TrainingLoop(ABC, Generic[Network]):
         require_same({"configuration": config, "data set": list(self.dataset.source.ids)})
 
     def _resume(self) -> None:
-        file = open_on_main(self.folder / "state.pt")
-        if file is None:
+        state = self.files.read_state(self.device)
+        if state is None:
             return
-        with file:
-            state = torch.load(file, map_location=self.device, weights_only=True)
         # A run from before a field existed had the field's default.
         try:
             theirs = TrainConfig.from_dict(state["config"])
-        except ValueError as error:
+            made_of = RunContent(**state["content"])
+        except (ValueError, KeyError) as error:
             raise ValueError(f"{self.folder} holds a run of another ctnet: {error}") from error
         differ = differences(self.config, theirs, state["step"])
+        if is_main():
+            differ += RunContent(**self.content).differences(made_of)
+        differ = from_main(differ)
         if differ:
             raise ValueError(
-                f"{self.folder} holds a run of another configuration (differs in "
-                f"{', '.join(differ)}); choose another folder or the same configuration."
+                f"{self.folder} holds another run; its weights are not those of this one: it "
+                f"differs in {', '.join(differ)}. Choose another folder, or the same as then."
             )
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self._saved_step, self._logged = self.step, state["logged"]
+        self._must_validate = state["must_validate"] and is_main()
         # The optimizer's state is that of the phase that the last step was in.
         self._enter(self.config.span_at(self.step - 1))
         self.model.load_state_dict(state["model"])

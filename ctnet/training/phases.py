@@ -24,9 +24,10 @@ PHASE_FIELDS = (
 
 FREE = (
     "steps", "lr_decay_fraction", "device", "workers", "validate_every", "validate_images", "cache",
-    "phases",
+    "phases", "rule", "data", "init", "encoder_weights",
 )  # fmt: skip
-"""Fields that may differ when a run goes on; of the phases, those that have not begun."""
+"""Fields that may differ when a run goes on; of the phases, those not begun. The last four
+are compared by content (:mod:`ctnet.training.content`)."""
 
 
 RENAMED = {

@@ -18,14 +18,19 @@ class RunLog:
     Args:
         folder: Where ``losses.csv``, ``metrics.csv``, ``log.txt`` and the event files go.
         step: Rows after this step, left from an interrupted run, are dropped.
+        pending: What the interrupted run had yet to write, as it had it in ``pending``.
+
+    Attributes:
+        pending: Sum and number of the losses since the last row, by name.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(
+        self, folder: Path, step: int, pending: Mapping[str, list[float]] | None = None
+    ) -> None:
         self.folder = folder
         for name in ("losses.csv", "metrics.csv"):
             _drop_rows_after(folder / name, step)
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self.pending = {name: list(entry) for name, entry in (pending or {}).items()}
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -36,15 +41,16 @@ class RunLog:
     def add(self, losses: Mapping[str, float]) -> None:
         """Adds the losses of a step to the running means."""
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
+            entry = self.pending.setdefault(name, [0.0, 0])
+            entry[0] += value
+            entry[1] += 1
 
     def write_losses(
         self, step: int, optimizer: torch.optim.Optimizer, rate: float
     ) -> dict[str, float]:
         """Writes the means since the last time and returns them."""
-        means = {name: self._sums[name] / self._counts[name] for name in sorted(self._sums)}
-        self._sums, self._counts = {}, {}
+        means = {name: total / count for name, (total, count) in sorted(self.pending.items())}
+        self.pending = {}
         rate_now = optimizer.param_groups[-1]["lr"]
         self._write("losses.csv", step, means | {"learning_rate": rate_now, "images_per_s": rate})
         return means

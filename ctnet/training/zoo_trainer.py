@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from ctnet.models.checkpoint import save_checkpoint
 from ctnet.models.device import pick_device
 from ctnet.tasks import nearest
 from ctnet.training.config import TrainConfig
-from ctnet.training.loop import TrainingLoop
+from ctnet.training.loop import DivergedError, TrainingLoop
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
 from ctnet.training.shared_batches import SharedBatches
+from ctnet.training.stop import RunStoppedError, StopSignals
 from ctnet.training.trainer import Trainer
 from ctnet.training.validation import validator
 
@@ -119,6 +120,8 @@ def train_side_by_side(loops: Sequence[TrainingLoop[Any]], batches: SharedBatche
 
     Raises:
         ValueError: If the runs differ in what they share, or have phases.
+        RunStoppedError: After SIGINT or SIGTERM, with the states saved.
+        DivergedError: If the loss of one is not finite; the states of the others are saved.
     """
     for loop in loops:
         if loop.config.phases:
@@ -129,9 +132,23 @@ def train_side_by_side(loops: Sequence[TrainingLoop[Any]], batches: SharedBatche
             raise ValueError(f"runs side by side share {name}; got {', '.join(sorted(values))}.")
     start = min(loop.step for loop in loops)
     end = max(loop.config.steps for loop in loops)
-    steps: Iterable[int] = tqdm(range(start, end), "zoo", end, unit="step", initial=start)
-    for step in steps:
-        shared = batches[step]
+    signals = StopSignals()
+    for loop in loops:
+        loop.signals = signals
+    try:
+        with (
+            signals.caught(),
+            tqdm(range(start, end), "zoo", end, unit="step", initial=start) as bar,
+        ):
+            for step in bar:
+                shared = batches[step]
+                for loop in loops:
+                    if loop.step == step < loop.config.steps:
+                        loop.advance(loop.request(shared, step))
+    except (KeyboardInterrupt, DivergedError) as error:
         for loop in loops:
-            if loop.step == step < loop.config.steps:
-                loop.advance(loop.request(shared, step))
+            loop.stopped()
+            loop.close()
+        if isinstance(error, KeyboardInterrupt):
+            raise RunStoppedError("stopped; the same command goes on.") from None
+        raise
