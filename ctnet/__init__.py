@@ -42,10 +42,12 @@ _EXPORTS = {
     "TaskSpec": "ctnet.tasks",
     "add_task": "ctnet.models.add_task",
     "create": "ctnet.models.base",
+    "finetune": "ctnet.training.finetune",
     "get_rule": "ctnet.rules",
     "list_models": "ctnet.zoo.manifest",
     "load": "ctnet.models.pretrained",
     "model_info": "ctnet.zoo.manifest",
+    "set_precision": "ctnet.fused.precision",
     "to_labels": "ctnet.labels",
 }
 
@@ -62,10 +64,12 @@ __all__ = [
     "__version__",
     "add_task",
     "create",
+    "finetune",
     "get_rule",
     "list_models",
     "load",
     "model_info",
+    "set_precision",
     "to_labels",
 ]
 

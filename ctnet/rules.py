@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctnet.palette import Palette, Size
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, VOC_CLASSES, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, TASKS, VOC_CLASSES, nearest
 
 S = "S"
 """Name for asking one task everywhere, for each task in turn: five palettes, and so no one rule."""
@@ -35,7 +35,8 @@ class Rule:
         task: The task of a ``single`` rule.
         mapping: Class name to task name, for a ``semantic`` rule; a class that is left out asks
             for nothing.
-        classes: Class names by id of the label maps that a ``semantic`` rule reads.
+        reads: Task whose class map a ``semantic`` rule reads.
+        classes: Names of that task's classes by id.
 
     Raises:
         ValueError: If the kind is unknown, a ``single`` rule names no task (or another rule does),
@@ -46,6 +47,7 @@ class Rule:
     kind: RuleKind
     task: str | None = None
     mapping: tuple[tuple[str, str], ...] = ()
+    reads: str = "seg"
     classes: tuple[str, ...] = VOC_CLASSES
 
     def __post_init__(self) -> None:
@@ -200,7 +202,8 @@ def get_rule(name: str, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
 def load_rule(path: str | Path, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
     """Reads a rule file: an optional ``name`` and a table ``classes`` of class = task.
 
-    A class that is left out, or whose task is ``none``, asks for nothing.
+    A class that is left out, or whose task is ``none``, asks for nothing. The classes are those of
+    ``seg``, or of the task that ``reads`` names, which may be one of your own.
 
     Example (TOML)::
 
@@ -222,7 +225,12 @@ def load_rule(path: str | Path, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
     if not isinstance(classes, dict) or not classes:
         raise ValueError(f"{path} needs a table 'classes' of class = task.")
     pairs = tuple((str(cls), str(task)) for cls, task in classes.items())
-    rule = Rule(str(content.get("name", path.stem)), "semantic", mapping=pairs)
+    reads = str(content.get("reads", "seg"))
+    if reads not in TASKS or not TASKS[reads].classes:
+        known = [name for name, task in TASKS.items() if task.classes]
+        raise ValueError(f"{path} reads the class map of {reads!r}{nearest(reads, known)}")
+    name = str(content.get("name", path.stem))
+    rule = Rule(name, "semantic", mapping=pairs, reads=reads, classes=TASKS[reads].classes)
     rule.table(tasks)
     return rule
 

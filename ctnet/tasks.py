@@ -105,7 +105,7 @@ PART_CLASSES = (
 )  # fmt: skip
 
 
-def _voc_color(index: int) -> Color:
+def voc_color(index: int) -> Color:
     """Colour of a class in the PASCAL VOC colour map: the id's bits, spread over R, G and B."""
     channels = [0, 0, 0]
     for shift in range(7, -1, -1):
@@ -124,7 +124,7 @@ TASKS: dict[str, TaskSpec] = {
             "classes",
             (66, 133, 244),
             VOC_CLASSES,
-            tuple(_voc_color(index) for index in range(len(VOC_CLASSES))),
+            tuple(voc_color(index) for index in range(len(VOC_CLASSES))),
         ),
         TaskSpec(
             "parts",

@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(argv)
 
-    tuned = finetune(args.model, RULE, args.data, args.out, args.recipe, steps=args.steps)
-    results = compare(ctnet.load(args.model), tuned, RULE, args.data)
+    tuned = finetune(args.model, args.data, args.out, RULE, recipe=args.recipe, steps=args.steps)
+    results = compare(ctnet.load(args.model), tuned, RULE, args.out)
 
     run = json.loads((args.out / "run.json").read_text())
     for result in results:

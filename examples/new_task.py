@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     rule = f"single:{TASK}"
     grown = ctnet.add_task(ctnet.load(args.model), DERIVATIONS[TASK].task, like="saliency")
-    trained = finetune(grown, rule, args.data, args.out, args.recipe, steps=args.steps)
-    before, after = compare(grown, trained, rule, args.data)
+    trained = finetune(grown, args.data, args.out, rule, recipe=args.recipe, steps=args.steps)
+    before, after = compare(grown, trained, rule, args.out)
 
     run = json.loads((args.out / "run.json").read_text())
     lines = ["| Embedding | Foreground mIoU ↑ |", "|---|---|"]

@@ -11,11 +11,13 @@ from ctnet.cli.main import build_parser, main
 
 COMMANDS = (
     "list", "info", "predict", "palette", "train", "train-zoo", "finetune", "eval",
-    "label-tables", "import", "download", "push", "export", "bench", "demo",
+    "label-tables", "import", "download", "push", "export", "bench", "demo", "data",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "palette make", "palette edit", "palette show"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "palette make", "palette edit", "palette show", "data check"]
+)
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         build_parser().parse_args([*command.split(), "--help"])
@@ -120,7 +122,7 @@ def test_images_of_the_same_name_do_not_overwrite_each_other(model, photo, tmp_p
         (["palette", "make", "R9", "--size", "4x4", "--out", "p.png"], "unknown rule"),
         (["palette", "show", "no-such.png"], "no-such.png"),
         (["train", "--config", "no-such"], "recipes of the package: cpu/ctn-r2-r3"),
-        (["eval", "ctn-r2", "--data", "no-such"], "index.csv"),
+        (["eval", "ctn-r2", "--data", "no-such"], "no folder no-such"),
     ],
 )
 def test_errors_are_one_clear_line(arguments, message, capsys):

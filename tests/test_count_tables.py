@@ -284,4 +284,4 @@ def test_counting_without_labels_says_so(make_model, source, tmp_path, capsys):
         add_label_tables(model, source, ["edges"], progress=False)
     command = ["label-tables", "ctn-r1", "--data", str(tmp_path / "none"), "--out", "x"]
     assert main(command) != 0
-    assert "no index.csv" in capsys.readouterr().err
+    assert "no folder" in capsys.readouterr().err

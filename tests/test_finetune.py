@@ -50,7 +50,7 @@ def test_finetune_writes_a_network_that_loads(checkpoint, photographs, rule, tmp
     start = ctnet.load(checkpoint)
     before = {name: value.clone() for name, value in start.state_dict().items()}
     model = start if given == "network" else checkpoint
-    tuned = finetune(model, rule, photographs, tmp_path / "run", steps=2, **SMALL)
+    tuned = finetune(model, photographs, tmp_path / "run", rule, steps=2, **SMALL)
     loaded = ctnet.load(f"local-dir:{tmp_path / 'run/checkpoint'}")
     after = loaded.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in tuned.state_dict().items())
@@ -63,7 +63,10 @@ def test_finetune_writes_a_network_that_loads(checkpoint, photographs, rule, tmp
 
 def test_compare_measures_under_the_rule(checkpoint, photographs, rule, tmp_path):
     model = ctnet.load(checkpoint)
-    before, after = compare(model, model, rule, photographs)
+    (tmp_path / "run.json").write_text(
+        json.dumps({"config": {"name": "run", "data": str(photographs)}})
+    )
+    before, after = compare(model, model, rule, tmp_path)
     assert (before.model, after.model) == ("before", "after") and before.rule == "pets"
     assert set(before.scores) <= {"edges", "normals", "seg"}
     assert all(before.headline(task) == after.headline(task) for task in before.scores)

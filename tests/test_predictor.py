@@ -353,7 +353,7 @@ def test_model_with_fewer_tasks(photo):
     prediction = model.predict(photo(80, 60), "random", long_side=40)
     assert set(prediction.labels) == {"normals", "edges"}
     check_constant(prediction)
-    with pytest.raises(ValueError, match="does not do"):
+    with pytest.raises(ValueError, match="does not make"):
         model.predict(photo(8, 6), "R2")
     with pytest.raises(ValueError, match="unknown task 'seg'"):
         model.predict(photo(8, 6), get_rule("single:seg"))

@@ -115,7 +115,7 @@ def test_training_with_a_teacher_validates_without(
 
     monkeypatch.setattr(CompositeMTMini, "teacher", watch)
     finetune(
-        create("ctn", decoder=tiny), "single:seg", root, tmp_path / "run", teacher="everywhere",
+        create("ctn", decoder=tiny), root, tmp_path / "run", "single:seg", teacher="everywhere",
         crop_size=32, batch_size=2, steps=1, workers=0, device="cpu", source_weights={},
         validate_images=5,
     )  # fmt: skip

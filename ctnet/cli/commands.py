@@ -109,4 +109,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_layout(parser: argparse.ArgumentParser) -> None:
     """Adds ``--layout``, the layout of the folder of ``--data``."""
-    parser.add_argument("--layout", default="compositemt", help="compositemt or pascal-mt")
+    parser.add_argument(
+        "--layout", default="auto", help="folder, compositemt, pascal-mt (default: found out)"
+    )

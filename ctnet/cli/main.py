@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ctnet import __version__
-from ctnet.cli import bench, demo, evaluate, export, palette, predict, train, zoo
+from ctnet.cli import bench, data, demo, evaluate, export, palette, predict, train, zoo
 from ctnet.cli.commands import Commands
 
 GROUPS = (
     ("Predict", (predict, palette, demo)),
     ("Models", (zoo, export)),
-    ("Train and measure", (train, evaluate, bench)),
+    ("Train and measure", (data, train, evaluate, bench)),
 )
 """Titles of the groups in ``ctnet --help``, and the modules with their commands."""
 

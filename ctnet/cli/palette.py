@@ -152,12 +152,12 @@ def _of_photograph(args: argparse.Namespace, generator: np.random.Generator) -> 
     labels = None
     if rule.needs_labels:
         model = model or CompositeModel.from_pretrained(SEGMENTER, device=device)
-        if "seg" not in model.tasks:
+        if rule.reads not in model.tasks:
             raise ValueError(
-                f"rule {rule.name} needs a segmentation, but the tasks of {args.model} are "
-                f"{', '.join(model.tasks)}; give another --model."
+                f"rule {rule.name} reads the class map of {rule.reads}, but the tasks of "
+                f"{args.model} are {', '.join(model.tasks)}; give another --model."
             )
-        labels = model.predict(image, "single:seg", args.long_side).labels["seg"]
+        labels = model.predict(image, f"single:{rule.reads}", args.long_side).labels[rule.reads]
     return rule.palette(image.shape[:2], generator, labels, tasks)
 
 

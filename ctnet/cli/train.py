@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ctnet.cli.commands import Commands, add_data, add_device, add_model
+from ctnet.cli.commands import Commands, add_data, add_device, add_layout, add_model
+
+if TYPE_CHECKING:
+    from ctnet.training.config import TrainConfig
 
 
 def add_commands(commands: Commands) -> None:
@@ -40,17 +44,23 @@ def add_commands(commands: Commands) -> None:
     finetune = commands.add(
         "finetune",
         "adapt a trained network to your own rule or a new task (needs the extra [train])",
-        "ctnet finetune ctn-r2 --rule pets.toml --data ~/data/compositemt --out runs/pets",
+        "ctnet finetune ctn-r1 --data clothing/ --add-task clothing --out runs/clothing",
         _finetune,
     )
     add_model(finetune)
-    finetune.add_argument("--rule", required=True, help="R1, R2, R3, single:TASK or a rule file")
+    finetune.add_argument(
+        "--rule",
+        default="R1",
+        help="R1, R2, R3, single:TASK or a rule file (default: %(default)s, mosaics of the tasks "
+        "that a photograph has labels for)",
+    )
     add_data(finetune)
     finetune.add_argument("--out", type=Path, required=True, help="a run there is resumed")
     finetune.add_argument(
         "--add-task",
         metavar="TASK",
-        help="new task, such as foreground; without --all only its embedding is trained",
+        help="new task: the name of a folder of masks in --data, or foreground; without --all "
+        "only its embedding is trained",
     )
     finetune.add_argument(
         "--like", metavar="TASK", help="task whose embedding the new one starts from"
@@ -67,6 +77,9 @@ def add_commands(commands: Commands) -> None:
         default=100,
         help="compare on at most this many images per task (default: %(default)s)",
     )
+    finetune.add_argument(
+        "--skip-bad", action="store_true", help="go on without photographs that cannot be used"
+    )
 
     zoo = commands.add(
         "train-zoo",
@@ -77,13 +90,23 @@ def add_commands(commands: Commands) -> None:
     zoo.add_argument("--data", help="folder of the data set")
     zoo.add_argument("--out", type=Path, default=Path("runs/zoo"), help="default: %(default)s/")
     zoo.add_argument("--only", nargs="+", metavar="NAME", help="train only these")
-    zoo.add_argument("--batch-size", type=int, help="images per step")
     _add_overrides(zoo)
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     """Adds options that replace a value of the configuration."""
-    parser.add_argument("--steps", type=int, help="training steps")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="training steps")
+    length.add_argument("--epochs", type=float, help="passes over the photographs instead")
+    parser.add_argument("--batch-size", type=int, help="images per step")
+    parser.add_argument("--crop-size", type=int, help="side of the crops, a multiple of 32")
+    parser.add_argument("--lr", type=float, help="learning rate of everything but the encoder")
+    add_layout(parser)
+    parser.add_argument(
+        "--val-share",
+        type=float,
+        help="share of the photographs of a folder to validate on, where it has no val.txt",
+    )
     add_device(parser, default=None)
     parser.add_argument("--seed", type=int, help="random seed")
 
@@ -99,13 +122,12 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from ctnet.models.checkpoint import save_checkpoint
-    from ctnet.training.config import TrainConfig
     from ctnet.training.distributed import is_main, joined, world_size
     from ctnet.training.launch import launch, must_launch
     from ctnet.training.zoo_trainer import create_loop
 
-    given = _given(args, "data", "encoder_weights", "steps", "device", "seed")
-    config = TrainConfig.load(args.config, **given)
+    given = _given(args, "data", "encoder_weights")
+    config = _load(args.config, args, **given)
     if args.print_config:
         print(config.to_toml(), end="")
         return 0
@@ -124,33 +146,31 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _finetune(args: argparse.Namespace) -> int:
-    from ctnet.data.derived import DERIVATIONS
     from ctnet.models.add_task import add_task
     from ctnet.models.base import CompositeModel
-    from ctnet.training.config import TrainConfig
     from ctnet.training.distributed import is_main, joined
-    from ctnet.training.finetune import CHECKPOINT, compare, finetune
+    from ctnet.training.finetune import CHECKPOINT, compare, find_task, finetune
     from ctnet.training.launch import launch, must_launch
 
     if args.add_task is None and (args.like or args.all):
         raise ValueError("--like and --all go with --add-task.")
     if must_launch(args.processes):
         return launch(args.processes, ["-m", "ctnet", *args.words])
-    changes = _given(args, "steps", "device", "seed")
     before = CompositeModel.from_pretrained(args.model)
-    start = args.model
     if args.add_task is not None:
-        known = DERIVATIONS.get(args.add_task)
-        before = start = add_task(before, known.task if known else args.add_task, args.like)
+        before = add_task(before, find_task(args.add_task, args.data, args.layout), args.like)
     recipe = args.recipe or ("new-task" if args.add_task and not args.all else "finetune")
-    config = TrainConfig.load(recipe, **changes)
+    config = _load(recipe, args, data=args.data)
     with joined(config.device):
-        after = finetune(start, args.rule, args.data, args.out, recipe, **changes)
+        after = finetune(
+            before, args.data, args.out, args.rule, recipe=recipe, skip_bad=args.skip_bad,
+            **_overrides(args, config),
+        )  # fmt: skip
         if not is_main():
             return 0
     print(f"weights: {args.out / CHECKPOINT}")
     try:
-        results = compare(before, after, args.rule, args.data, config.layout, args.limit)
+        results = compare(before, after, args.rule, args.out, args.limit)
     except ValueError as error:
         print(f"not compared: {error}")
         return 0
@@ -162,6 +182,7 @@ def _finetune(args: argparse.Namespace) -> int:
 
 
 def _train_zoo(args: argparse.Namespace) -> int:
+    from ctnet.training.config import TrainConfig
     from ctnet.training.distributed import launched
     from ctnet.training.zoo_trainer import train_zoo
 
@@ -170,10 +191,41 @@ def _train_zoo(args: argparse.Namespace) -> int:
             "train-zoo runs in one process; several train its recipes one after the other: "
             "ctnet train --config zoo/NAME --processes N."
         )
-    changes = _given(args, "data", "steps", "batch_size", "device", "seed")
+    changes = _given(args, "data") | _overrides(args, TrainConfig.load("zoo/base"))
     for name, folder in train_zoo(args.out, args.only, **changes):
         print(f"{name}: {folder}")
     return 0
+
+
+def _load(recipe: str | Path, args: argparse.Namespace, **changes: Any) -> TrainConfig:
+    """Reads a recipe, with what the command line changes of it."""
+    from ctnet.training.config import TrainConfig
+
+    config = TrainConfig.load(recipe, **changes)
+    return TrainConfig.load(recipe, **changes, **_overrides(args, config))
+
+
+def _overrides(args: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:
+    """Returns the fields of a configuration that options replace.
+
+    Args:
+        args: The command line.
+        config: The configuration without them, whose data and batches say how long an epoch is.
+    """
+    found = _given(args, "steps", "batch_size", "crop_size", "val_share", "device", "seed")
+    if args.lr is not None:
+        found["learning_rate"] = args.lr
+    if args.layout != "auto":
+        found["layout"] = args.layout
+    if args.epochs is not None:
+        if args.epochs <= 0:
+            raise ValueError(f"--epochs must be above 0; got {args.epochs:g}.")
+        shares = {key: found[key] for key in ("layout", "val_share") if key in found}
+        images = len(replace(config, **shares).open_data().ids)
+        found["steps"] = max(
+            1, round(args.epochs * images / found.get("batch_size", config.batch_size))
+        )
+    return found
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

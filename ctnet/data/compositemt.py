@@ -12,6 +12,7 @@ from PIL import Image
 
 from ctnet.data.label_files import (
     LabelError,
+    NoPhotographsError,
     check_sizes,
     read_class_map,
     read_label,
@@ -70,7 +71,9 @@ class CompositeMTMini:
         rows = [row for row in read_index(index) if row["split"] == split]
         self.rows = [row for row in rows if sources is None or row["source"] in sources]
         if not self.rows:
-            raise ValueError(f"{index} lists nothing for split {split!r}, sources {sources}.")
+            raise NoPhotographsError(
+                f"{index} lists nothing for split {split!r}, sources {sources}."
+            )
         self.ids = [row["id"] for row in self.rows]
         self.tasks = tuple(name for name in TASKS if name in rows[0])
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 
 from ctnet.data.compositemt import CompositeMTMini
 from ctnet.data.derived import DERIVATIONS, DerivedLabels
+from ctnet.data.folder import FolderSource, is_folder_layout
 from ctnet.data.held_out import SPLITS, split_train
 from ctnet.data.pascal_mt import PascalMT
 from ctnet.data.sampling import ClassDraws
@@ -27,9 +28,9 @@ from ctnet.data.transforms import (
     as_training_tensors,
 )
 from ctnet.data.working_size import WorkingSizeSource
-from ctnet.data.wrapped import CachedSource
+from ctnet.data.wrapped import CachedSource, SubsetSource
 from ctnet.rules import R1, Rule
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest, register_task
 
 LABEL_TYPES = {"classes": tv_tensors.Mask, "probability": Strength, "normals": Normals}
 
@@ -147,8 +148,34 @@ class LabelSource(Protocol):
 SOURCES: Mapping[str, Callable[[str | Path, str], LabelSource]] = {
     "compositemt": CompositeMTMini,
     "pascal-mt": PascalMT,
+    "folder": FolderSource,
 }
 """Label sources by the name of their layout."""
+
+AUTO = "auto"
+"""The layout that a folder shows."""
+
+
+def find_layout(root: str | Path) -> str:
+    """Finds out the layout of a data set.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it shows none of the layouts.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} with a data set.")
+    if (folder / "index.csv").is_file():
+        return "compositemt"
+    if (folder / "JPEGImages").is_dir():
+        return "pascal-mt"
+    if is_folder_layout(folder):
+        return "folder"
+    raise ValueError(
+        f"{folder} is no data set: it has neither images/ with a folder of labels for each task "
+        "beside it, nor index.csv (CompositeMT), nor JPEGImages (PASCAL-MT)."
+    )
 
 
 def open_source(
@@ -158,11 +185,14 @@ def open_source(
     tasks: Sequence[str] = DEFAULT_TASKS,
     teacher: Teacher = "none",
     working_size: bool = False,
+    val_share: float | None = None,
+    skip: Collection[str] = (),
 ) -> LabelSource:
     """Opens a data set.
 
     Args:
-        layout: ``compositemt`` or ``pascal-mt``.
+        layout: ``folder`` (:mod:`ctnet.data.folder`), ``compositemt``, ``pascal-mt``, or ``auto``,
+            which finds out.
         root: Its folder.
         split: ``train`` or ``val``; ``held-in`` or ``held-out`` for a part of ``train``
             (:mod:`ctnet.data.held_out`).
@@ -172,6 +202,8 @@ def open_source(
             :class:`~.teacher.TeacherSource`.
         working_size: Scale larger photographs down to the size at which networks see them, as
             training and counting do; measuring compares at the size of the labels.
+        val_share: Share of the photographs to validate on, for the layout ``folder``.
+        skip: Names of photographs to leave out.
 
     Raises:
         FileNotFoundError: If the folder does not hold that data set, or a teacher's class map is
@@ -179,11 +211,22 @@ def open_source(
         ValueError: If the layout or the split is unknown, nothing is left of it, or it can have no
             teacher.
     """
+    if layout == AUTO:
+        layout = find_layout(root)
     if layout not in SOURCES:
-        raise ValueError(f"unknown layout {layout!r}{nearest(layout, SOURCES)}")
+        raise ValueError(f"unknown layout {layout!r}{nearest(layout, (AUTO, *SOURCES))}")
     if teacher != "none" and split not in ("train", "held-in"):
         raise ValueError(f"a teacher's labels are for training alone; got the split {split!r}.")
-    source = SOURCES[layout](root, "train" if split in SPLITS else split)
+    part = "train" if split in SPLITS else split
+    if layout == "folder":
+        source: LabelSource = FolderSource(root, part, val_share)
+    else:
+        source = SOURCES[layout](root, part)
+    if skip:
+        left = [index for index, name in enumerate(source.ids) if name not in skip]
+        if not left:
+            raise ValueError(f"no photograph of {source.name} ({split}) can be used.")
+        source = SubsetSource(source, left, source.split)
     if teacher != "none":
         source = TeacherSource(source, teacher)
     if split in SPLITS:
@@ -251,6 +294,15 @@ class CompositeDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.source.ids)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is started anew, as macOS and Windows do, knows no added task.
+        return self.__dict__ | {"specs": tuple(get_task(name) for name in self.tasks)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for spec in state.pop("specs"):
+            register_task(spec)
+        self.__dict__.update(state)
+
     def raw(self, index: int) -> dict[str, np.ndarray]:
         """Returns the files of a sample, decoded, as :meth:`LabelSource.load` gives them."""
         return self.source.load(index)
@@ -302,9 +354,9 @@ class CompositeDataset(Dataset[Sample]):
         if self.uncolored:
             tensors["uncolored"] = Uncolored(tensors["image"].as_subclass(Tensor))
             tensors["inside"] = Validity(torch.ones(1, height, width, dtype=torch.uint8))
-        if self.rule is not None and self.rule.needs_labels and "seg" in raw:
-            # Of its own, as the network's tasks need not have seg among them.
-            tensors["classes"] = tv_tensors.Mask(torch.from_numpy(raw["seg"])[None])
+        if self.rule is not None and self.rule.needs_labels and self.rule.reads in raw:
+            # Of its own, as the network's tasks need not have it among them.
+            tensors["classes"] = tv_tensors.Mask(torch.from_numpy(raw[self.rule.reads])[None])
         return tensors
 
     def _palette(self, tensors: dict[str, Tensor], labelled: list[str], seed: int) -> Tensor:
@@ -373,7 +425,7 @@ def sampling_weights(dataset: CompositeDataset, source_weights: Mapping[str, flo
             raise ValueError(f"no image is from source {name!r}{nearest(name, set(origins))}")
     weights = [source_weights.get(name, 1.0) for name in origins]
     rule = dataset.rule
-    needed = None if rule is None else "seg" if rule.needs_labels else rule.task
+    needed = None if rule is None else rule.reads if rule.needs_labels else rule.task
     if needed is not None:
         weights = [
             w if source.kind(i, needed) else 0.0 for i, w in zip(indices, weights, strict=True)

@@ -261,7 +261,7 @@ def batch_palettes(
     """Makes the palettes of a batch at once, on its device.
 
     Args:
-        rule: What makes them. Semantic rules read ``sample.labels["seg"]``.
+        rule: What makes them. Semantic rules read the class map in ``sample.labels``.
         sample: The batch.
         weights: Relative frequency (N,K) of each task in mosaic and random palettes; an image
             whose weights are all zero asks for nothing.
@@ -279,6 +279,6 @@ def batch_palettes(
         generator,
         tasks,
         weights,
-        sample.labels.get("seg"),
+        sample.labels.get(rule.reads),
         sample.palette.device,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,15 @@ from ctnet.tasks import IGNORE, Color, TaskSpec
 VOID: Color = (224, 224, 192)
 """Color of the pixels that VOC's class maps leave out."""
 
+Decode = Callable[[npt.NDArray[np.integer[Any]]], npt.NDArray[np.uint8]]
+"""Turns the values of a mask into class ids."""
+
 _WIDE = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of pictures of more than 8 bits."""
+
+
+class NoPhotographsError(ValueError):
+    """A split of a data set without photographs."""
 
 
 class LabelError(ValueError):
@@ -78,6 +85,32 @@ def read_class_map(path: Path, task: TaskSpec) -> npt.NDArray[np.uint8]:
         )
     found: npt.NDArray[np.uint8] = wide.astype(np.uint8)
     return found
+
+
+def read_mask(path: Path, task: TaskSpec, decode: Decode) -> npt.NDArray[np.uint8]:
+    """Reads class ids (H,W), 255 = not labeled, from a mask whose values are your own.
+
+    Args:
+        path: An indexed or gray picture of values, or one in the colors of the classes.
+        task: The task.
+        decode: Turns values (H,W) into class ids; raises ValueError where one has no class.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        LabelError: If it cannot be read, has other colors, or values that no class has.
+    """
+    picture = _open(path)
+    if picture.mode in ("P", "L", "1", *_WIDE):
+        values = np.array(picture).astype(np.int64)
+        wide = picture.mode in _WIDE
+        try:
+            return decode(np.where(values == 65535, IGNORE, values) if wide else values)
+        except ValueError as error:
+            by_color = _by_color(picture, task) if picture.mode == "P" else None
+            if by_color is None:
+                raise LabelError(f"{path} {error}") from None
+            return by_color
+    return read_class_map(path, task)
 
 
 def read_strength(path: Path) -> npt.NDArray[np.uint8]:

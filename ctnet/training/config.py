@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ctnet.data.dataset import LabelSource, open_source
+from ctnet.data.folder import VAL_SHARE
 from ctnet.data.teacher import Teacher
 from ctnet.models.config import ModelConfig
 from ctnet.rules import S, read_mapping
@@ -20,7 +22,7 @@ from ctnet.training.toml_writer import to_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 
-Layout = Literal["compositemt", "pascal-mt"]
+Layout = Literal["auto", "folder", "compositemt", "pascal-mt"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -52,7 +54,11 @@ class TrainConfig:
         rule: Rule that makes the palettes: ``R1``, ``R2``, ``R3``, ``Rrnd``, ``single:TASK``, a
             rule file, or ``S``: every task everywhere, one after the other.
         data: Folder of the data set.
-        layout: Layout of that folder: ``compositemt`` or ``pascal-mt``.
+        layout: Layout of that folder: ``folder`` (:mod:`ctnet.data.folder`), ``compositemt``,
+            ``pascal-mt``, or ``auto``, which finds out.
+        val_share: Share of the photographs to validate on, where a folder has no ``val.txt``; 0
+            for none.
+        skip: Names of photographs to leave out.
         held_out: Keep a fixed twentieth of ``train`` for validation
             (:mod:`ctnet.data.held_out`), so that ``val`` is left for measuring.
         teacher: Where a teacher's class maps stand in for ``seg`` in training: ``none``,
@@ -125,7 +131,9 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     rule: str = "R1"
     data: str = "~/data/compositemt"
-    layout: Layout = "compositemt"
+    layout: Layout = "auto"
+    val_share: float = VAL_SHARE
+    skip: tuple[str, ...] = ()
     held_out: bool = False
     teacher: Teacher = "none"
     init: str | None = None
@@ -195,6 +203,8 @@ class TrainConfig:
         for task, share in self.task_shares.items():
             if type(share) is not int or share < 0:
                 raise ValueError(f"task_shares are whole numbers; got {share!r} for {task}.")
+        if not 0 <= self.val_share < 1:
+            raise ValueError(f"val_share must be at least 0 and below 1; got {self.val_share}.")
         for name in ("lr_decay_fraction", "self_distillation_weight", "class_balanced_fraction",
                      "mosaic_fraction"):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
@@ -262,6 +272,29 @@ class TrainConfig:
     def splits(self) -> tuple[str, str]:
         """The splits to train and to validate on."""
         return ("held-in", "held-out") if self.held_out else ("train", "val")
+
+    def open_data(self, split: str | None = None, working_size: bool = True) -> LabelSource:
+        """Opens the data of the run.
+
+        Args:
+            split: ``train``, ``val``, or a part of ``train``; None for what the run learns from.
+            working_size: Scale larger photographs down, as training does.
+
+        Raises:
+            FileNotFoundError: If the folder does not hold that data set.
+            ValueError: If nothing is left of the split.
+        """
+        trains = split is None
+        return open_source(
+            self.layout,
+            self.data,
+            split or self.splits[0],
+            self.model.tasks,
+            self.teacher if trains else "none",
+            working_size,
+            self.val_share,
+            self.skip,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as JSON types."""
@@ -337,6 +370,8 @@ def _from_plain(values: Mapping[str, Any]) -> dict[str, Any]:
         values["model"] = ModelConfig.from_dict(values["model"])
     if isinstance(values.get("consistency"), Mapping):
         values["consistency"] = ConsistencyConfig.from_dict(values["consistency"])
+    if isinstance(values.get("skip"), list):
+        values["skip"] = tuple(values["skip"])
     if isinstance(values.get("scale_range"), list):
         values["scale_range"] = tuple(float(edge) for edge in values["scale_range"])
     return values

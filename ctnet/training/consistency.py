@@ -323,7 +323,7 @@ class Consistency:
         return replace(sample, labels=labels, valid=valid)
 
     def _class_scores(self, name: str, outputs: Tensor) -> Tensor:
-        if self._readers is not None:
+        if self._readers is not None and name in self._readers.classes:
             return self._readers.scores(name, outputs, average=True)
         points = task_anchors(get_task(name), self._anchors)
         return smooth_class_scores(outputs, points, SURE_LOGIT_SCALE)

@@ -29,7 +29,6 @@ from ctnet.data.dataset import (
     Sample,
     StepSampler,
     collate,
-    open_source,
     sampling_weights,
 )
 from ctnet.data.device_data import DeviceData, batch_palettes
@@ -142,17 +141,7 @@ class TrainingLoop(ABC, Generic[Network]):
         synchronize(self.model, find_encoders(self.model) if still else ())
         self.average = _copy_state(self.model)
         self.span = config.span_at(0)
-        self.dataset = self._create_dataset(
-            source
-            or open_source(
-                config.layout,
-                config.data,
-                config.splits[0],
-                config.model.tasks,
-                config.teacher,
-                working_size=True,
-            )
-        )
+        self.dataset = self._create_dataset(source or config.open_data())
         self._compare_processes()
         self.content = self._read_content(weights)
         self._counts: dict[str, Tensor] = {}

@@ -219,7 +219,7 @@ class CompositeLoss:
         return torch.lerp(loss, guided, self.self_distillation_weight)
 
     def _class_scores(self, name: str, outputs: Tensor) -> Tensor:
-        if self.readers is not None:
+        if self.readers is not None and name in self.readers.classes:
             return self.readers.scores(name, outputs)
         points = task_anchors(get_task(name), self.anchors)
         if self.logit_scale:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ctnet.blocks.encoders import Pretrained
-from ctnet.data.dataset import Sample, open_source
+from ctnet.data.dataset import Sample
 from ctnet.evaluation.palettes import PALETTE, evaluate_palettes
 from ctnet.models.convert import State
 from ctnet.models.palette_network import PaletteNetwork
@@ -44,7 +44,7 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
 
     def _task_weights(self, rule: Rule) -> Tensor:
         table = torch.from_numpy(rule.table(self.model.tasks)).long()
-        pixels = self.class_counts("seg").sum(0)
+        pixels = self.class_counts(rule.reads).sum(0)
         counts = torch.zeros(IGNORE + 1, dtype=torch.int64)
         counts.index_add_(0, table[: len(pixels)], pixels)
         counts = counts[: len(self.model.tasks)]
@@ -68,7 +68,7 @@ def palette_validator(config: TrainConfig) -> Callable[[PaletteNetwork], Mapping
         FileNotFoundError: If the data set is not there.
         ValueError: If it has no split to validate on.
     """
-    source = open_source(config.layout, config.data, config.splits[1])
+    source = config.open_data(config.splits[1], working_size=False)
     limit = config.validate_images or None
 
     def measure(network: PaletteNetwork) -> Mapping[str, float]:

@@ -41,10 +41,10 @@ class Trainer(TrainingLoop[CompositeModel]):
     def _prepare(self, weights: State | None, heads: State | None) -> AuxiliaryHeads | None:
         self.loss = self._create_loss()
         supervised = any(span.config.aux_loss_weight for span in self.config.spans)
-        if not supervised and not self.config.reader_width:
-            return None
         known = any(name.startswith("readers.") for name in heads or ())
         readers = self._create_readers(None if known else weights)
+        if not supervised and readers is None:
+            return None
         auxiliary = AuxiliaryHeads(self.model, self.loss, readers, self._create_encoder_heads())
         if heads is not None:
             auxiliary.start_from(heads)
@@ -53,8 +53,13 @@ class Trainer(TrainingLoop[CompositeModel]):
     def _create_readers(self, weights: State | None) -> LearnedReaders | None:
         if not self.config.reader_width:
             return None
-        tasks = [get_task(name) for name in self.config.model.tasks]
+        model = self.config.model
+        # How old tasks are read stays as it is where only the added ones learn.
+        first = len(model.tasks) - model.added if self.config.only_added else 0
+        tasks = [get_task(name) for name in model.tasks[first:]]
         coded = [task for task in tasks if task.kind == "classes"]
+        if not coded:
+            return None
         classes = {task.name: len(task.classes) for task in coded}
         readers = LearnedReaders(classes, self.config.reader_width)
         if weights is not None:

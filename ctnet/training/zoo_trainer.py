@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ctnet.data.dataset import CompositeDataset, LabelSource, open_source, sampling_weights
+from ctnet.data.dataset import CompositeDataset, LabelSource, sampling_weights
 from ctnet.data.device_data import DeviceData
 from ctnet.data.sampling import ClassDraws
 from ctnet.data.wrapped import CachedSource
@@ -30,8 +30,8 @@ GROUPS = (
 )
 """Networks that train side by side, most wanted first; a later group may start from an earlier."""
 
-SHARED = ("data", "layout", "held_out", "teacher", "crop_size", "scale_range", "batch_size", "seed",
-          "source_weights", "class_balanced_fraction", "device")  # fmt: skip
+SHARED = ("data", "layout", "val_share", "skip", "held_out", "teacher", "crop_size", "scale_range",
+          "batch_size", "seed", "source_weights", "class_balanced_fraction", "device")  # fmt: skip
 """Fields that runs side by side have in common."""
 
 
@@ -47,7 +47,7 @@ def create_loop(
     """
     if config.model.system == "palette":
         return PaletteTrainer(config, folder, palette_validator(config), source)
-    return Trainer(config, folder, validator(config), source)
+    return Trainer(config, folder, validator(config, Path(folder)), source)
 
 
 def train_zoo(
@@ -84,11 +84,7 @@ def train_zoo(
         if not configs:
             continue
         first = configs[0]
-        source = source or CachedSource(
-            open_source(
-                first.layout, first.data, first.splits[0], teacher=first.teacher, working_size=True
-            )
-        )
+        source = source or CachedSource(first.open_data())
         loops = [create_loop(config, out / config.name, source) for config in configs]
         if any(loop.step < loop.config.steps for loop in loops):
             data = data or DeviceData(source, first.model.tasks, pick_device(first.device))
