@@ -10,7 +10,8 @@ from benchmarks.alternatives import Comparison
 from benchmarks.alternatives import compare as compare_alternatives
 from benchmarks.labels import reading
 from benchmarks.speed import PARTS as SPEED_PARTS
-from benchmarks.speed import Bench, Part, Speed, measure
+from benchmarks.speed import Bench, Part, Speed
+from benchmarks.speed import measure as measure_speed
 from ctnet.evaluation.results import read_results
 from ctnet.tasks import nearest
 from tools.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
@@ -99,6 +100,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--page", type=Path, default=Path("docs/labels.md"), help="default: %(default)s"
     )
 
+    throughput = commands.add_parser(
+        "throughput", help="photographs per second of ctnet predict on a folder (extra [ray])"
+    )
+    throughput.set_defaults(run=_throughput)
+    throughput.add_argument("--count", type=int, default=200, help="default: %(default)s")
+    throughput.add_argument("--quick", action="store_true", help="small: does everything run?")
+    throughput.add_argument(
+        "--out", type=Path, default=Path("results/throughput.json"), help="default: %(default)s"
+    )
+    throughput.add_argument(
+        "--page", type=Path, default=Path("docs/predicting.md"), help="default: %(default)s"
+    )
+
     page = commands.add_parser("page", help="write the tables of docs/speed.md from results")
     page.set_defaults(run=_page)
     page.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s/")
@@ -114,7 +128,7 @@ def _speed(args: argparse.Namespace) -> None:
             raise ValueError(f"unknown measurement {part!r}{nearest(part, PARTS)}")
     bench = Bench(args.device, args.rounds, args.quick, args.compile)
     parts = {part: PARTS[part] for part in args.parts or PARTS}
-    found = measure(bench, parts, args.threads)
+    found = measure_speed(bench, parts, args.threads)
     if args.parts and args.out.is_file():
         found = found.on_top_of(Speed.load(args.out))
     _report(found, args.out)
@@ -124,7 +138,7 @@ def _export(args: argparse.Namespace) -> None:
     from benchmarks.export import exported
 
     bench = Bench(rounds=args.rounds, quick=args.quick)
-    _report(measure(bench, {"export": exported}, args.threads), args.out)
+    _report(measure_speed(bench, {"export": exported}, args.threads), args.out)
 
 
 def _alternatives(args: argparse.Namespace) -> None:
@@ -152,6 +166,15 @@ def _calibration(args: argparse.Namespace) -> None:
     print(f"written: {args.out} and {args.page}")
 
 
+def _throughput(args: argparse.Namespace) -> None:
+    from benchmarks.throughput import RUNS, measure, save, write_page
+
+    names = [name for name, _ in RUNS[:2]] if args.quick else []
+    save(measure(3 if args.quick else args.count, names), args.out)
+    write_page(args.out, args.page)
+    print(f"written: {args.out} and {args.page}")
+
+
 def _report(found: Speed | Comparison, path: Path) -> None:
     found.save(path)
     print(found.table())
@@ -167,6 +190,10 @@ def _page(args: argparse.Namespace) -> None:
     comparison = Comparison.load(args.results / "alternatives.json")
     text = replace_marked(text, "alternatives", comparison.table())
     text = replace_marked(text, "alternatives place", comparison.place())
+    gpu = Speed.load(args.results / "speed-gpu.json")
+    text = replace_marked(text, "gpu place", gpu.place())
+    text = replace_marked(text, "gpu", gpu.table("conditioning"))
+    text = replace_marked(text, "gpu beyond", gpu.table("beyond"))
     precision = metrics_table(read_results(args.results / "precision"))
     args.out.write_text(replace_marked(text, "precision", precision), "utf-8")
     print(f"written: {args.out}")

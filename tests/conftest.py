@@ -13,9 +13,14 @@ from hub_server import TOKEN, Hub
 from PIL import Image
 
 from ctnet.blocks.decoder_config import DecoderConfig
+from ctnet.fused.precision import set_precision
 from ctnet.models.base import create
 from ctnet.models.checkpoint import save_checkpoint
 from ctnet.tasks import DEFAULT_TASKS, TASKS
+
+# Figures compare with each other whatever the processor can; tests/test_precision.py has the rest.
+os.environ["CTNET_PRECISION"] = "float32"
+set_precision("float32")
 
 TINY = DecoderConfig(
     stages=(10, 8, 7, 6, 5),

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctnet import defaults
-from ctnet.cli.commands import Commands, add_device, add_long_side, add_overwrite
-from ctnet.outputs import check_outputs, made_by_ctnet
+from ctnet.cli.commands import Commands, add_device, add_long_side, add_overwrite, whole_number
+from ctnet.cli.photographs import Job, Outcome, on_photo, predict_in_processes
+from ctnet.cli.predict_ray import FORMATS, predict_on_ray
+from ctnet.cli.sources import Source, find_sources, report
+from ctnet.outputs import made_by_ctnet
+from ctnet.prediction.result_files import FILES
 
 if TYPE_CHECKING:
-    from ctnet.images import RGB
-    from ctnet.models.base import CompositeModel
-    from ctnet.prediction.predict import Request
-    from ctnet.prediction.prediction import Prediction
     from ctnet.video import Frames, VideoWriter
-
-RESULTS = (".png", ".mp4")
-"""Endings of the pictures and videos that the command writes."""
 
 SLIDES = 2.0
 """Default number of photographs per second in a video of photographs."""
+
+MANY = 32
+"""Photographs from which on several processes are worth their start."""
 
 LOG_INTERVAL = 10.0
 """Seconds between updates of a progress bar that is not on a terminal."""
@@ -64,6 +64,20 @@ def add_commands(commands: Commands) -> None:
         help="what to do with results that exist already (default: %(default)s)",
     )
     add_overwrite(predict)
+    predict.add_argument(
+        "--files",
+        choices=FILES,
+        default="all",
+        help="what to write of photographs: labels and palette, pictures, or all (default: "
+        "%(default)s)",
+    )
+    predict.add_argument(
+        "--processes",
+        type=whole_number,
+        metavar="N",
+        help="share photographs among N processes of one thread each (default: as many as there "
+        f"are processors, from {MANY} photographs on)",
+    )
     add_long_side(predict)
     predict.add_argument(
         "--seed",
@@ -72,6 +86,17 @@ def add_commands(commands: Commands) -> None:
         help="seed of mosaics and random palettes, the same for each frame",
     )
     add_device(predict)
+    engine = predict.add_argument_group("many machines (extra [ray])")
+    engine.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="default: %(default)s"
+    )
+    engine.add_argument("--address", help="of a Ray cluster; without it one is started here")
+    engine.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="files",
+        help="files in --out with an index, or shards (default: %(default)s)",
+    )
     video = predict.add_argument_group("videos (extra [video])")
     video.add_argument(
         "--side-by-side",
@@ -92,113 +117,34 @@ def add_commands(commands: Commands) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """An input file and the unique stem of its results."""
-
-    path: Path
-    name: str
-    video: bool
-
-
-@dataclass(frozen=True)
-class _Job:
-    """The settings for all sources."""
-
-    args: argparse.Namespace
-    model: CompositeModel
-    palette: Request
-    frames: Frames
-    inputs: tuple[Path, ...]
-
-    def predict(self, image: Path | RGB) -> Prediction:
-        """Predicts on one image."""
-        return self.model.predict(image, self.palette, self.args.long_side, self.args.seed)
-
-    def present(self, path: Path) -> bool:
-        """Says whether to skip a source because its results exist.
-
-        Raises:
-            ValueError: If they exist and ``--existing`` is ``fail``.
-        """
-        if self.args.existing == "fail" and path.exists():
-            raise ValueError(f"{path} exists; remove it, or use --existing replace or skip.")
-        return self.args.existing == "skip" and path.exists()
-
-    def check(self, paths: Iterable[Path]) -> None:
-        """Checks that writing files destroys no input and nothing that ctnet did not make."""
-        check_outputs(paths, self.inputs, self.args.overwrite)
-
-
 def _predict(args: argparse.Namespace) -> int:
     from ctnet.models.base import CompositeModel
     from ctnet.models.device import pick_device
     from ctnet.video import Frames
 
+    if args.engine == "ray":
+        return predict_on_ray(args)
+    if args.address or args.format != "files":
+        raise ValueError("--address and --format go with --engine ray.")
     frames = Frames(every=args.every)
     if args.frames is not None:
         frames = Frames.parse(args.frames, args.every)
-    sources, failed = _find(args)
+    sources, failed = find_sources(args, args.sources)
     _check_options(args, frames, sources)
     total = len(sources) + failed
     if sources:
-        model = CompositeModel.from_pretrained(args.model, device=pick_device(args.device))
+        device = pick_device(args.device)
+        model = CompositeModel.from_pretrained(args.model, device=device)
         inputs = (*(source.path for source in sources), Path(args.palette))
-        job = _Job(args, model, model.resolve_palette(args.palette), frames, inputs)
-        failed += _predict_sources(job, sources)
+        job = Job(args, model, model.resolve_palette(args.palette), frames, inputs)
+        processes = _processes(args, sources, device.type)
+        failed += _predict_sources(job, sources, processes)
     if failed:
         print(f"ctnet: {failed} of {total} inputs failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _find(args: argparse.Namespace) -> tuple[list[_Source], int]:
-    """Finds the input files; reports and counts arguments without any."""
-    from ctnet import images, video
-
-    found: dict[Path, None] = {}
-    failed = 0
-    out = args.out.resolve()
-    for given in args.sources:
-        try:
-            paths = images.find_images(given, args.recursive, (*images.SUFFIXES, *video.SUFFIXES))
-            if Path(given).is_dir():
-                paths = [path for path in paths if out not in path.resolve().parents]
-                if not paths:
-                    raise ValueError(
-                        f"folder {given} has no files outside --out; choose another --out."
-                    )
-            if not Path(given).is_file():
-                paths = [path for path in paths if not _is_result(path)]
-                if not paths:
-                    raise ValueError(f"{given}: all files there are results of ctnet.")
-        except (ValueError, OSError) as error:
-            _report(given, error)
-            failed += 1
-            continue
-        found |= dict.fromkeys(paths)
-    return list(_named(found)), failed
-
-
-def _is_result(path: Path) -> bool:
-    return path.suffix.lower() in RESULTS and made_by_ctnet(path)
-
-
-def _named(paths: Sequence[Path] | dict[Path, None]) -> Iterator[_Source]:
-    """Gives each file a unique stem: its own, with a number if that is taken."""
-    from ctnet.video import SUFFIXES
-
-    # On some file systems a.png and A.png are the same file.
-    taken = set()
-    for path in paths:
-        name, count = path.stem, 1
-        while name.casefold() in taken:
-            count += 1
-            name = f"{path.stem}_{count}"
-        taken.add(name.casefold())
-        yield _Source(path, name, path.suffix.lower() in SUFFIXES)
-
-
-def _check_options(args: argparse.Namespace, frames: Frames, sources: list[_Source]) -> None:
+def _check_options(args: argparse.Namespace, frames: Frames, sources: list[Source]) -> None:
     videos = [source for source in sources if source.video]
     photos = len(sources) - len(videos)
     if sources and not videos and (args.frames or frames.every > 1 or args.labels):
@@ -218,7 +164,25 @@ def _check_options(args: argparse.Namespace, frames: Frames, sources: list[_Sour
         raise ValueError("--existing skip would leave photographs out of the --side-by-side video.")
 
 
-def _predict_sources(job: _Job, sources: list[_Source]) -> int:
+def _processes(args: argparse.Namespace, sources: Sequence[Source], device: str) -> int:
+    """Chooses the number of processes."""
+    alone = device != "cpu" or args.side_by_side is not None or any(x.video for x in sources)
+    if alone and (args.processes or 1) > 1:
+        raise ValueError("--processes is for photographs on a CPU, without --side-by-side.")
+    given: int | None = args.processes
+    if given is not None:
+        return min(max(1, given), len(sources))
+    return 1 if alone or len(sources) < MANY else _processors()
+
+
+def _processors() -> int:
+    """Returns the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _predict_sources(job: Job, sources: list[Source], processes: int) -> int:
     """Predicts on each source, prints what was written, and returns how many failed."""
     from tqdm import tqdm
 
@@ -228,22 +192,30 @@ def _predict_sources(job: _Job, sources: list[_Source]) -> int:
         if job.args.side_by_side is not None and not sources[0].video:
             slides = stack.enter_context(_slides(job))
         bar = stack.enter_context(_bar(len(sources), "file", shown=None if sources[1:] else False))
-        for source in sources:
-            try:
-                lines = _on_video(job, source) if source.video else _on_photo(job, source, slides)
-            except (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
-                _report(source.path, error)
+        if processes > 1:
+            outcomes = predict_in_processes(job.args, job.inputs, sources, processes)
+        else:
+            outcomes = (_outcome(job, source, slides) for source in sources)
+        for source, outcome in zip(sources, outcomes, strict=True):
+            if outcome.failed:
+                report(source.path, outcome.lines[0])
                 failed += 1
             else:
-                tqdm.write("\n".join(lines))
+                tqdm.write("\n".join(outcome.lines))
             bar.update()
     if slides is not None and slides.count:
         print(f"side by side: {slides.path}")
     return failed
 
 
+def _outcome(job: Job, source: Source, slides: VideoWriter | None) -> Outcome:
+    if source.video:
+        return Outcome.of(lambda: _on_video(job, source))
+    return Outcome.of(lambda: on_photo(job, source, slides))
+
+
 @contextmanager
-def _slides(job: _Job) -> Iterator[VideoWriter]:
+def _slides(job: Job) -> Iterator[VideoWriter]:
     from ctnet.video import VideoWriter
 
     job.present(job.args.side_by_side)
@@ -252,28 +224,8 @@ def _slides(job: _Job) -> Iterator[VideoWriter]:
         yield writer
 
 
-def _on_photo(job: _Job, source: _Source, slides: VideoWriter | None) -> list[str]:
-    from ctnet.prediction.prediction import result_paths
-
-    done = job.args.out / f"{source.name}_composite.png"
-    if job.present(done):
-        return [f"{source.path}: skipped, {done} exists"]
-    targets = result_paths(job.args.out, source.name, job.model.tasks).values()
-    job.check(targets)
-    earlier = [path for path in targets if made_by_ctnet(path)]
-    prediction = job.predict(source.path)
-    written = prediction.save(job.args.out, source.name)
-    # Of an earlier palette, which asked for more.
-    for path in set(earlier) - set(written.values()):
-        path.unlink()
-    if slides is not None:
-        slides.write(prediction.side_by_side())
-    files = [f"  {kind:<10} {file}" for kind, file in written.items()]
-    return [f"{source.path}: {prediction.palette!r}", *files]
-
-
-def _on_video(job: _Job, source: _Source) -> list[str]:
-    from ctnet.prediction.prediction import result_paths
+def _on_video(job: Job, source: Source) -> list[str]:
+    from ctnet.prediction.result_files import result_paths
     from ctnet.video import VideoReader, VideoWriter
 
     target = job.args.side_by_side or job.args.out / f"{source.name}_side_by_side.mp4"
@@ -293,7 +245,7 @@ def _on_video(job: _Job, source: _Source) -> list[str]:
                 if job.args.labels:
                     stem = f"{frame.number:06}"
                     job.check(result_paths(folder, stem, job.model.tasks).values())
-                    prediction.save_labels(folder, stem)
+                    prediction.save(folder, stem, "labels")
                 bar.update()
     lines = [
         f"{source.path}: {writer.count} frames, {float(rate):.5g} per second",
@@ -329,12 +281,3 @@ def _bar(total: int, unit: str, what: str = "", shown: bool | None = True) -> An
         disable=None if shown is None else not shown,
         mininterval=0.1 if sys.stderr.isatty() else LOG_INTERVAL,
     )
-
-
-def _report(source: str | Path, error: Exception) -> None:
-    """Prints one line to stderr about what is wrong with a source."""
-    from tqdm import tqdm
-
-    text = " ".join(str(error).split())
-    where = "" if str(source) in text else f"{source}: "
-    tqdm.write(f"ctnet: {where}{text}", file=sys.stderr)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ctnet.fused.network import FusedNetwork, Parts
+from ctnet.fused.precision import inference_dtype
 from ctnet.fused.scale_shift import compiled_step, step_by_blocks
 
 _INFERRING: ContextVar[tuple[int, ...]] = ContextVar("_INFERRING", default=())
@@ -27,6 +28,7 @@ class _Fused:
     """A fused network, and the state that it was made from."""
 
     network: FusedNetwork
+    dtype: torch.dtype
     key: _Key
     sums: Tensor
 
@@ -95,6 +97,9 @@ class FuseMixin(nn.Module):
     def inference(self) -> Iterator[None]:
         """Uses the fused network within, in this thread, without gradients and as in eval mode.
 
+        Unless :meth:`fuse` chose, it computes in bfloat16 where the device has instructions for it
+        (:mod:`ctnet.fused.precision`).
+
         No flag of the network changes, so that other threads may run it as they like.
         """
         fused = self._network
@@ -115,14 +120,19 @@ class FuseMixin(nn.Module):
         key: _Key = []
         if _read_state(self, key) and id(self) not in _INFERRING.get():
             raise ValueError("the network is in training mode; call its eval() first.")
-        fused = self._network
-        if fused is None or fused.key != key:
+        fused, dtype = self._network, self._inference_dtype()
+        if fused is None or fused.key != key or fused.dtype != dtype:
             with torch.inference_mode(False), torch.no_grad():
                 parts, sums = self.parts(), _sums(self)
-            dtype = self._dtype or next(self.parameters()).dtype
             step = compiled_step() if self._compile else step_by_blocks
-            fused = self._network = _Fused(FusedNetwork.of(parts, dtype, step), key, sums)
+            fused = self._network = _Fused(FusedNetwork.of(parts, dtype, step), dtype, key, sums)
         return fused.network
+
+    def _inference_dtype(self) -> torch.dtype:
+        first = next(self.parameters())
+        if self._fused:
+            return self._dtype or first.dtype
+        return inference_dtype(first.device, first.dtype)
 
     def fused_if_used(self) -> FusedNetwork | None:
         """Returns the fused network where the next call uses it, else None."""

@@ -190,10 +190,10 @@ class PredictMixin:
             picture = Path(palette).suffix.lower() in SUFFIXES
             palette = Palette.load(palette, tasks) if picture else get_rule(str(palette), tasks)
         if isinstance(palette, Rule):
-            if palette.needs_labels and "seg" not in tasks:
+            if palette.needs_labels and palette.reads not in tasks:
                 raise ValueError(
-                    f"rule {palette.name} reads a segmentation, which this model does not do (its "
-                    f"tasks: {', '.join(tasks)}); give a palette."
+                    f"rule {palette.name} reads the class map of {palette.reads}, which this model "
+                    f"does not make (its tasks: {', '.join(tasks)}); give a palette."
                 )
         elif not isinstance(palette, Palette | Proposer):
             raise ValueError(
@@ -221,8 +221,8 @@ def _predict(
     elif isinstance(request, Rule):
         classes = None
         if request.needs_labels:
-            everywhere = Palette.single("seg", size, model.tasks)
-            classes = _labels(model, features, everywhere)[0]["seg"]
+            everywhere = Palette.single(request.reads, size, model.tasks)
+            classes = _labels(model, features, everywhere)[0][request.reads]
         palette = request.palette(size, np.random.default_rng(seed), classes, model.tasks)
     else:
         palette = request.predict(image, long_side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ctnet.images import RGB
 from ctnet.labels import Readers, task_values
-from ctnet.outputs import png_mark
 from ctnet.palette import Palette
 from ctnet.prediction import colors, drawing
 from ctnet.prediction.resampling import enlarge_probabilities
-from ctnet.tasks import get_task, nearest
+from ctnet.prediction.result_files import FILES, Files, result_paths, save_png
+from ctnet.tasks import TaskSpec, get_task, nearest
 
 Label = npt.NDArray[Any]
 
@@ -108,7 +108,9 @@ class Prediction:
         """Draws both side by side; see :func:`ctnet.prediction.drawing.side_by_side`."""
         return drawing.side_by_side(self.image, self.palette, self.labels, alpha)
 
-    def save(self, directory: str | Path, name: str | None = None) -> dict[str, Path]:
+    def save(
+        self, directory: str | Path, name: str | None = None, files: Files = "all"
+    ) -> dict[str, Path]:
         """Writes pictures and labels.
 
         The files are NAME_composite.png, NAME_overlay.png, NAME_palette.png (indexed, task ids)
@@ -118,30 +120,17 @@ class Prediction:
         Args:
             directory: Folder, made if missing; files of the same names are replaced.
             name: Stem of the files, the prediction's own name where None.
+            files: ``labels`` (and the palette), ``pictures`` (composite and overlay), or ``all``.
 
         Returns:
             The paths by content: ``composite``, ``overlay``, ``palette`` and task names.
 
         Raises:
-            ValueError: If the name is no plain file name, or the folder is a file.
+            ValueError: If the name is no plain file name, the folder is a file, or ``files`` is
+                unknown.
         """
-        name = self.name if name is None else name
-        labels = self.save_labels(directory, name)
-        paths = result_paths(directory, name, ())
-        self.overlay().save(paths["overlay"], pnginfo=png_mark())
-        # Written last: where it is, the others are complete.
-        self.draw().save(paths["composite"], pnginfo=png_mark())
-        return {key: paths[key] for key in ("composite", "overlay")} | labels
-
-    def save_labels(self, directory: str | Path, name: str | None = None) -> dict[str, Path]:
-        """Writes the palette and the labels, without the pictures, as :meth:`save` does.
-
-        Returns:
-            The paths by content: ``palette`` and task names.
-
-        Raises:
-            ValueError: If the name is no plain file name, or the folder is a file.
-        """
+        if files not in FILES:
+            raise ValueError(f"unknown files {files!r}{nearest(files, FILES)}")
         name = self.name if name is None else name
         if not name or Path(name).name != name:
             raise ValueError(f"name is the stem of files, without a folder; got {name!r}.")
@@ -149,38 +138,28 @@ class Prediction:
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"{directory} is a file; give a folder to write into.")
         directory.mkdir(parents=True, exist_ok=True)
-        paths = result_paths(directory, name, tuple(self.labels))
-        del paths["composite"], paths["overlay"]
-        self.palette.save(paths["palette"])
-        for task, values in self.labels.items():
-            spec = get_task(task)
-            if spec.kind == "normals":
-                np.save(paths[task], values)
-            elif spec.kind == "probability":
-                picture = Image.fromarray(np.rint(values * 65535).astype(np.uint16))
-                picture.save(paths[task], pnginfo=png_mark())
-            else:
-                picture = Image.fromarray(values)
-                picture.putpalette(colors.class_colors(spec).ravel().tolist())
-                picture.save(paths[task], pnginfo=png_mark())
-        return paths
+        kept = result_paths(directory, name, tuple(self.labels), files)
+        for task in [task for task in self.labels if task in kept]:
+            _save_label(kept[task], get_task(task), self.labels[task])
+        # LAST is written last: where it is, the others are complete.
+        if "overlay" in kept:
+            save_png(self.overlay(), kept["overlay"])
+        if "palette" in kept:
+            self.palette.save(kept["palette"])
+        if "composite" in kept:
+            save_png(self.draw(), kept["composite"])
+        return kept
 
 
-def result_paths(directory: str | Path, name: str, tasks: Sequence[str]) -> dict[str, Path]:
-    """Returns the files that :meth:`Prediction.save` writes.
-
-    Args:
-        directory: Their folder.
-        name: Their stem.
-        tasks: Tasks that are asked for.
-
-    Returns:
-        The paths by content: ``composite``, ``overlay``, ``palette`` and task names.
-    """
-    suffixes = dict.fromkeys(("composite", "overlay", "palette"), "png")
-    for task in tasks:
-        suffixes[task] = "npy" if get_task(task).kind == "normals" else "png"
-    return {key: Path(directory) / f"{name}_{key}.{suffix}" for key, suffix in suffixes.items()}
+def _save_label(path: Path, task: TaskSpec, values: Label) -> None:
+    if task.kind == "normals":
+        np.save(path, values)
+    elif task.kind == "probability":
+        save_png(Image.fromarray(np.rint(values * 65535).astype(np.uint16)), path)
+    else:
+        picture = Image.fromarray(values)
+        picture.putpalette(colors.class_colors(task).ravel().tolist())
+        save_png(picture, path)
 
 
 def label_array(values: Tensor) -> Label:
