@@ -169,7 +169,7 @@ def test_upload_propose_paint_and_keep_the_palette(open_page, photo, tmp_path):
     driver.after(lambda: driver.send("#photograph", photo))
     driver.choose("#start", "Only semantic edges")
     driver.after(lambda: page.click("#restart"))
-    proposed = driver.after(lambda: page.click("#propose"))
+    proposed = driver.after(lambda: driver.choose("#start", "Proposal of the palette network"))
     wanted = ctnet.load("palette-r2").predict(photo)
     saved = ctnet.Palette.load(driver.download("#save-palette", tmp_path))
     assert saved.size == (512, 640)
@@ -267,7 +267,7 @@ def test_views_and_a_second_model(open_page):
         assert not np.array_equal(seen[-1], seen[-2])
     back = driver.after(page.locator("#view label", has_text="Composite").click)
     np.testing.assert_array_equal(back, composite)
-    driver.after(lambda: driver.choose("#other", "ctn-r2"))
+    driver.after(lambda: driver.choose("#other", "ctn-r2: what suits each object"))
     api.expect(page.locator("#views figure")).to_have_count(2, timeout=PATIENCE)
     assert page.locator("#views figcaption strong").all_inner_texts() == ["ctn-r1", "ctn-r2"]
     assert not np.array_equal(driver.picture(0), driver.picture(1))
@@ -278,7 +278,7 @@ def test_views_and_a_second_model(open_page):
 def test_errors_are_said_in_words(open_page, tmp_path):
     driver = open_page(viewport={"width": 1280, "height": 900})
     page = driver.page
-    page.click("#propose")
+    page.click("#restart")
     assert "choose one first" in driver.notice()
     page.reload()
     page.wait_for_selector("#painter .drop")
@@ -320,7 +320,7 @@ def test_on_a_phone(open_page, photo):
     before = driver.after(lambda: page.click("#restart"))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     canvas, picture = (page.locator(x).bounding_box() for x in ("#painter canvas", "#views img"))
-    assert min(canvas["width"], picture["width"]) > 300
+    assert canvas["width"] > 300 and picture["width"] > 150
     assert picture["y"] + picture["height"] - canvas["y"] < 844
     page.tap("#painter [data-task='2']")
     page.locator("#painter canvas").scroll_into_view_if_needed()
@@ -447,3 +447,39 @@ def test_a_taken_port_is_named(server):
     port = int(server.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(OSError, match=f"port {port} of 127.0.0.1 cannot be used"):
         serve("ctn-r1", port=port, device="cpu", examples={})
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 640), (1400, 900)])
+def test_canvas_and_result_are_wholly_seen(open_page, photo, width, height):
+    driver = open_page(viewport={"width": width, "height": height})
+    page = driver.page
+    driver.after(lambda: driver.send("#photograph", photo))
+    for place in ("#painter canvas", "#views img"):
+        box = page.locator(place).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, place
+        assert box["height"] >= 0.3 * height, place
+
+
+def test_a_phone_shows_the_photograph_when_an_example_is_tapped(open_page):
+    driver = open_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = driver.page
+    driver.after(lambda: page.tap("#examples [data-name=sample]"))
+    page.wait_for_timeout(300)
+    canvas, picture = (page.locator(x).bounding_box() for x in ("#painter canvas", "#views img"))
+    assert canvas["y"] >= 0 and canvas["y"] + canvas["height"] <= 844
+    assert picture["y"] < 844, "the result is in sight too"
+
+
+def test_views_and_tasks_are_reached_by_keys(open_page):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    driver.after(lambda: page.click("#examples [data-name=sample]"))
+    page.locator("#view input").nth(1).focus()
+    driver.after(lambda: page.keyboard.press("Space"))
+    assert page.locator("#view input").nth(1).is_checked()
+    page.locator("#save-palette").focus()
+    page.keyboard.press("3")
+    assert page.locator("#painter [data-task='2']").get_attribute("aria-pressed") == "true"
+    page.locator("#model input").focus()
+    page.keyboard.press("1")
+    assert page.locator("#painter [data-task='2']").get_attribute("aria-pressed") == "true"

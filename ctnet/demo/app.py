@@ -6,7 +6,6 @@ import html
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import gradio as gr
 from PIL import Image
 
 from ctnet.demo.handlers import NO_OTHER, Choices, Handlers
+from ctnet.demo.models import describe
 from ctnet.demo.studio import AUTO, STARTS
 from ctnet.demo.views import COMPOSITE, data_uri, views
 from ctnet.images import SUFFIXES
@@ -74,10 +74,10 @@ def build(handlers: Handlers) -> gr.Blocks:
     """
     blocks = gr.Blocks(title="ctnet: paint tasks", analytics_enabled=False, delete_cache=FILES_KEPT)
     with blocks:
-        gr.HTML(
-            page_file("header.html"), apply_default_css=False, elem_id="header", js_on_load=None
-        )
         with gr.Row(elem_id="sources", equal_height=False):
+            gr.HTML(
+                page_file("header.html"), apply_default_css=False, elem_id="header", js_on_load=None
+            )
             photograph = gr.UploadButton(
                 "Photograph …", elem_id="photograph", variant="primary", size="md", min_width=150,
                 type="filepath", scale=0,
@@ -85,19 +85,19 @@ def build(handlers: Handlers) -> gr.Blocks:
             examples = _examples(handlers)
         with gr.Row(elem_id="choices", equal_height=True):
             names = list(handlers.models.names)
+            described = [(describe(name), name) for name in names]
             model = gr.Dropdown(
-                names, value=names[0], label="Model", elem_id="model", min_width=140
+                described, value=names[0], label="Model", elem_id="model", min_width=140
             )
             other = gr.Dropdown(
-                [(NO_OTHER, NO_OTHER), *((name, name) for name in names)],
+                [(NO_OTHER, NO_OTHER), *described],
                 value=NO_OTHER, label="Compare with", elem_id="other", min_width=140,
             )  # fmt: skip
             start = gr.Dropdown(
                 [(entry.title, entry.name) for entry in STARTS],
-                value=AUTO, label="Start from", elem_id="start", min_width=220, scale=2,
+                value=AUTO, label="Palette to start from", elem_id="start", min_width=220, scale=2,
             )  # fmt: skip
-            restart = gr.Button("Start", elem_id="restart", size="md", min_width=90, scale=0)
-            propose = gr.Button("Propose", elem_id="propose", size="md", min_width=100, scale=0)
+            restart = gr.Button("Again", elem_id="restart", size="md", min_width=90, scale=0)
         with gr.Row(elem_id="work", equal_height=False):
             with gr.Column(min_width=320, elem_classes="card"):
                 gr.HTML(
@@ -174,10 +174,10 @@ def build(handlers: Handlers) -> gr.Blocks:
             with _in_words():
                 return handlers.start(request.session_hash, Choices(*choices))
 
-        def begin_with_proposal(request: gr.Request, *choices: str) -> Any:
-            with _in_words():
-                asked = replace(Choices(*choices), start=AUTO)
-                return (*handlers.start(request.session_hash, asked), AUTO)
+        def pick(request: gr.Request, *choices: str) -> Any:
+            if not handlers.studios.has(request.session_hash):
+                return gr.skip(), gr.skip()
+            return begin(request, *choices)
 
         def choose(request: gr.Request, *choices: str) -> Any:
             with _in_words():
@@ -207,7 +207,7 @@ def build(handlers: Handlers) -> gr.Blocks:
         on(examples.example, open_example, [examples], both, "always_last")
         on(painter.edit, edit, [painter], [shown], "always_last", "hidden")
         on(restart.click, begin, [], both, "always_last")
-        on(propose.click, begin_with_proposal, [], [*both, start], "always_last")
+        on(start.input, pick, [], both, "always_last")
         on(load_palette.upload, take_palette, [load_palette], both, "always_last")
         for choice in (model, other, view):
             on(choice.input, choose, [], both, "always_last", "hidden")

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ctnet.demo.studio import Studio
 from ctnet.demo.views import OVERLAY, draw
-from ctnet.outputs import png_mark
 from ctnet.prediction.prediction import Prediction
+from ctnet.prediction.result_files import save_png
 
 GAP = 16
 """White pixels between the pictures of two models."""
@@ -39,9 +39,9 @@ def labels_file(studio: Studio, models: Sequence[str]) -> Path:
         for model in models:
             folder = studio.folder / model.replace("/", "_").replace(":", "_")
             prediction = studio.whole(model)
-            written = list(prediction.save_labels(folder).values())
+            written = list(prediction.save(folder, files="labels").values())
             written.append(folder / f"{prediction.name}_composite.png")
-            prediction.draw().save(written[-1], pnginfo=png_mark())
+            save_png(prediction.draw(), written[-1])
             for entry in written:
                 inside = f"{folder.name}/{entry.name}" if len(models) > 1 else entry.name
                 file.write(entry, inside)
@@ -59,7 +59,7 @@ def picture_file(studio: Studio, models: Sequence[str], view: str) -> Path:
         sheet.paste(picture, (left, 0))
         left += picture.width + GAP
     path = studio.folder / f"{studio.photo.name}_{view}.png"
-    sheet.save(path, pnginfo=png_mark())
+    save_png(sheet, path)
     return path
 
 

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from ctnet.models.palette_network import PaletteNetwork
 
 
+WORDS = {
+    "S": "one task everywhere",
+    "R1": "any task anywhere",
+    "R2": "what suits each object",
+    "R3": "what suits each object, another choice",
+    "Rrnd": "any task at any pixel",
+}
+"""What networks are for, by the rule of their training."""
+
+
 class Models:
     """Networks by name.
 
@@ -37,7 +47,7 @@ class Models:
         self.get(first)
 
     def get(self, name: str) -> CompositeModel:
-        """Returns a network, compiled for inference.
+        """Returns a network.
 
         Raises:
             ValueError: If it is not offered.
@@ -47,7 +57,7 @@ class Models:
         if name not in self.names:
             raise ValueError(f"unknown model {name!r}{nearest(name, self.names)}")
         if name not in self._loaded:
-            self._loaded[name] = CompositeModel.from_pretrained(name, device=self._device).fuse()
+            self._loaded[name] = CompositeModel.from_pretrained(name, device=self._device)
         return self._loaded[name]
 
     def proposer(self) -> PaletteNetwork:
@@ -60,6 +70,16 @@ class Models:
                 defaults.PALETTE_NETWORK, device=self._device
             )
         return self._proposer
+
+
+def describe(name: str) -> str:
+    """Says in a few words what a network of the zoo is for; other names stand for themselves."""
+    from ctnet.zoo.manifest import list_models, model_info
+
+    if name not in list_models():
+        return name
+    info = model_info(name)
+    return f"{name}: {WORDS.get(info.rule, info.rule)}"
 
 
 def _present() -> list[str]:

@@ -173,10 +173,12 @@ class Studio:
             rule = get_rule(name, tasks)
             classes = None
             if rule.needs_labels:
-                if "seg" not in tasks:
-                    raise ValueError(f"{name} reads a segmentation, which {model} does not do.")
-                everywhere = Palette.single("seg", size, tasks)
-                classes = self._predicted(model, everywhere).labels["seg"]
+                if rule.reads not in tasks:
+                    raise ValueError(
+                        f"{name} reads the class map of {rule.reads}, which {model} does not make."
+                    )
+                everywhere = Palette.single(rule.reads, size, tasks)
+                classes = self._predicted(model, everywhere).labels[rule.reads]
             self.palette = rule.palette(size, None, classes, tasks)
 
     def paint(self, ids: bytes) -> None:

@@ -276,8 +276,9 @@ function onCanvasKey(event) {
   return true;
 }
 
-element.addEventListener("keydown", (event) => {
-  if (!state.grid || event.altKey) return;
+document.addEventListener("keydown", (event) => {
+  // Anywhere on the page, but where one types or chooses from a list.
+  if (!state.grid || event.altKey || event.target.closest?.("input:not([type=radio]):not([type=range]), textarea, [role=listbox]")) return;
   const key = event.key.toLowerCase();
   let used = true;
   if (event.ctrlKey || event.metaKey) {
@@ -400,10 +401,12 @@ function open(message) {
     canvas.width = photo.naturalWidth;
     canvas.height = photo.naturalHeight;
     // As wide as there is room, unless it would be too high to be seen at once.
-    canvas.style.maxWidth = `calc(76vh * ${photo.naturalWidth / photo.naturalHeight})`;
+    canvas.style.maxWidth = `calc(var(--canvas-room) * ${photo.naturalWidth / photo.naturalHeight})`;
     canvas.hidden = false;
     drop.hidden = true;
     redraw();
+    // On a phone what was tapped lies above the photograph.
+    if (window.innerWidth <= 640) element.scrollIntoView({ block: "start" });
   };
   photo.src = message.photo;
   state.grid = new Grid(message.width, message.height, new Uint8Array(message.width * message.height));

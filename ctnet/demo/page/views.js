@@ -28,7 +28,7 @@ async function show({ model, source, text, times }, index) {
   // Swapped once it is decoded, the picture does not flicker.
   await next.decode();
   image.src = source;
-  image.style.maxWidth = `calc(76vh * ${next.naturalWidth / next.naturalHeight})`;
+  image.style.maxWidth = `calc(var(--result-room) * ${next.naturalWidth / next.naturalHeight})`;
   image.alt = text;
   node.querySelector("figcaption").replaceChildren(
     make("strong", "", model), make("span", "", times));
