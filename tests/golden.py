@@ -1,8 +1,8 @@
 """What released models must go on to give; ``PYTHONPATH=. python tests/golden.py NAME`` writes it.
 
-``golden/SYSTEM.txt`` freezes the keys of the weights, one line for each tensor but label tables;
-``golden/NAME.json`` the raw outputs on a picture and a palette that are made by formulas, and the
-classes that are read where a task is asked everywhere, at every eighth pixel.
+``golden/SYSTEM-DECODER.txt`` freezes the keys of the weights, one line for each tensor but label
+tables; ``golden/NAME.json`` the raw outputs on a picture and a palette that are made by formulas,
+and the classes that are read where a task is asked everywhere, at every eighth pixel.
 """
 
 import json
@@ -69,6 +69,11 @@ def keys(name):
     ]
 
 
+def key_file(config):
+    """The file with the keys of all models of one shape."""
+    return GOLDEN / f"{config.system}-{config.decoder}.txt"
+
+
 def main(names):
     """Writes the files of models."""
     GOLDEN.mkdir(exist_ok=True)
@@ -78,7 +83,7 @@ def main(names):
         read = {task: ids.flatten().tolist() for task, ids in classes(network).items()}
         content = {"outputs": found, "classes": read}
         (GOLDEN / f"{name}.json").write_text(json.dumps(content) + "\n")
-        (GOLDEN / f"{network.config.system}.txt").write_text("\n".join(keys(name)) + "\n")
+        key_file(network.config).write_text("\n".join(keys(name)) + "\n")
 
 
 if __name__ == "__main__":

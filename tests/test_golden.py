@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from golden import GOLDEN, classes, keys, outputs, palette, picture
+from golden import GOLDEN, classes, key_file, keys, outputs, palette, picture
 
 import ctnet
 from ctnet.models.checkpoint import load_network
@@ -37,8 +37,8 @@ def test_classes_are_read_as_in_the_release(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_are_frozen(name):
-    system = ctnet.model_info(name).config["system"]
-    assert keys(name) == (GOLDEN / f"{system}.txt").read_text().splitlines()
+    config = load_network(locate(name)).config
+    assert keys(name) == key_file(config).read_text().splitlines()
 
 
 @pytest.mark.parametrize("name", NAMES)

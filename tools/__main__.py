@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctnet.cli.commands import Commands
-from tools.experiments import update_reading, update_recipe
+from tools.experiments import update_consistency, update_reading, update_recipe
 from tools.pages import update_labels_page, update_readme, update_tables_page
 from tools.release import export_run, refresh, register, write_cards
 from tools.run import Run
@@ -93,6 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--training-page", type=Path, default=Path("docs/training.md"), help="default: %(default)s"
     )
+    tables.add_argument(
+        "--data-page", type=Path, default=Path("docs/data.md"), help="default: %(default)s"
+    )
 
     for command in (entry, update, cards, tables):
         command.add_argument(
@@ -129,6 +132,7 @@ def _tables(args: argparse.Namespace) -> int:
     update_labels_page(args.labels_page, args.results)
     update_reading(args.labels_page, args.results / "experiments")
     update_recipe(args.training_page, args.results / "experiments")
+    update_consistency(args.data_page, args.results / "experiments")
     print(f"written: {args.readme}, {args.page}, {args.labels_page}, {args.training_page}")
     return 0
 

@@ -51,6 +51,32 @@ def update_recipe(page: str | Path, experiments: str | Path) -> None:
     path.write_text(text, "utf-8")
 
 
+def update_consistency(page: str | Path, experiments: str | Path) -> None:
+    """Replaces the table of what teacher and consistency bring in a Markdown file.
+
+    Args:
+        page: The Markdown file.
+        experiments: Folder of ``consistency.json``.
+
+    Raises:
+        ValueError: If the file has no marks.
+    """
+    path = Path(page)
+    file = Path(experiments) / "consistency.json"
+    experiment: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    lines = [
+        f"{experiment['setting'][0].upper()}{experiment['setting'][1:]}:",
+        "",
+        "| | seg mIoU ↑ | parts mIoU ↑ | saliency mIoU ↑ | normals mean ° ↓ |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in experiment["arms"]:
+        cells = (f"{arm[task]:.1f}" for task in ("seg", "parts", "saliency", "normals"))
+        lines.append(f"| {arm['name']} | {' | '.join(cells)} |")
+    text = replace_marked(path.read_text("utf-8"), "consistency", "\n".join(lines))
+    path.write_text(text, "utf-8")
+
+
 def draw_reading(file: Path, out: Path) -> None:
     """Draws how arrangements of the 21 classes in the cube learn (``reading.json``).
 

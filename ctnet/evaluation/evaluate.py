@@ -224,11 +224,7 @@ def evaluate(
         if task not in names:
             raise ValueError(f"{rule} does not ask for the task {task!r}{nearest(task, names)}")
     names = tuple(task for task in names if tasks is None or task in tasks)
-    readers = {
-        task: reader
-        for task, reader in model.readers.items()
-        if label_tables or task not in model.label_tables.tasks
-    }
+    readers = model.readers if label_tables else model.anchor_readers
     by_task = {task: tuple(source.measured_on(task, semantic)) for task in names}
     plan = _plan(source, names, semantic, limit)
     view = View(model, readers, long_side)

@@ -48,8 +48,8 @@ def evaluate_palettes(
     parsed = get_rule(rule, network.tasks)
     if not parsed.needs_labels:
         raise ValueError(f"rule {rule} makes palettes by chance, which no image can tell.")
-    sources = tuple(source.measured_on("seg", True))
-    fit = taken_evenly(measured_images(source, "seg", True), limit)
+    sources = tuple(source.measured_on(parsed.reads, True))
+    fit = taken_evenly(measured_images(source, parsed.reads, True), limit)
     if not fit:
         raise ValueError(
             f"nothing to measure: no photograph of {source.name} ({source.split}) has a class map."
@@ -67,7 +67,7 @@ def evaluate_palettes(
         source.name,
         source.split,
         {PALETTE: sources},
-        {PALETTE: tuple(sorted({source.kind(i, "seg") for i in fit}))},
+        {PALETTE: tuple(sorted({source.kind(i, parsed.reads) for i in fit}))},
         {PALETTE: asdict(metric.compute())},
         0,
     )

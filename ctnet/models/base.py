@@ -79,10 +79,13 @@ class CompositeModel(PredictMixin, FuseMixin, HubMixin):
     @property
     def readers(self) -> dict[str, ClassReader]:
         """What reads the classes of a task: its label table, or anchors of the network's own."""
-        found: dict[str, ClassReader] = {
-            entry.task: AnchorReader(entry.points) for entry in self.config.anchors
-        }
-        return found | {task: self.label_tables.reader(task) for task in self.label_tables.tasks}
+        tables = {task: self.label_tables.reader(task) for task in self.label_tables.tasks}
+        return self.anchor_readers | tables
+
+    @property
+    def anchor_readers(self) -> dict[str, ClassReader]:
+        """What reads the classes by eq. 5: the network's own anchors of a task, if it has any."""
+        return {entry.task: AnchorReader(entry.points) for entry in self.config.anchors}
 
     def encode(self, image: Tensor) -> Features:
         """Computes what does not depend on the palette.
