@@ -1,4 +1,4 @@
-"""Entry points for torch.hub: one for each model, and one for checkpoints of one's own.
+"""Entry points for torch.hub: one for each model, and one for checkpoints of your own.
 
 ``torch.hub.load(REPOSITORY, "ctn_r2")``, or
 ``torch.hub.load(REPOSITORY, "from_pretrained", "runs/pets/checkpoint")``.

@@ -10,7 +10,7 @@ from tools.complexity import SYSTEM_NAMES, Complexity, Cost, SystemCost
 
 INK, FAINT, WHITE = (40, 40, 40), (150, 150, 150), (255, 255, 255)
 COMPOSITE, DENSE = (31, 119, 180), (174, 199, 232)
-"""Colours of the bars."""
+"""Colors of the bars."""
 
 FONT = 20
 """Height of the text in pixels."""

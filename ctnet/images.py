@@ -223,7 +223,7 @@ def _from_pil(image: Image.Image, what: str) -> RGB:
         image.load()  # Readers of TIFF turn images themselves, then.
         image = _upright(image)
         if image.mode.startswith("I;16"):
-            # A grey value may stand for "transparent"; convert() would clip the others.
+            # A gray value may stand for "transparent"; convert() would clip the others.
             clear = image.info.get("transparency")
             pixels = np.array(image)
             if isinstance(clear, int):

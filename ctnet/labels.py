@@ -30,7 +30,7 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class ClassAnchors:
-    """Anchors of a task that a network learned in place of those of :func:`class_anchors`.
+    """Anchors of a task that a network learned instead of those of :func:`class_anchors`.
 
     Attributes:
         task: Name of the task.
@@ -42,7 +42,7 @@ class ClassAnchors:
 
 
 def _lattice(kind: str, points: int) -> list[Point]:
-    """Points of a lattice over the cube: simple cubic, or with faces or bodies centred."""
+    """Points of a lattice over the cube: simple cubic, or with faces or bodies centered."""
     axis = range(points)
     step = 1 / (points - 1)
     extra: dict[str, list[Point]] = {
@@ -62,12 +62,12 @@ def _lattice(kind: str, points: int) -> list[Point]:
 def class_anchors(classes: int) -> tuple[Point, ...]:
     """Spreads one anchor per class uniformly in the unit cube.
 
-    Of the simple, body-centred and face-centred cubic lattices that span the cube and have room
+    Of the simple, body-centered and face-centered cubic lattices that span the cube and have room
     for all classes, the one with the widest spacing is taken; from it the anchors are picked one
     by one, each farthest from those already picked, ties in lexicographic order, beginning with
-    the origin (class 0). The centre of the cube is left out: an untrained network's outputs stand
+    the origin (class 0). The center of the cube is left out: an untrained network's outputs stand
     there, where the scores of eq. 5 have no useful gradient. This gives the corners for up to 8
-    classes (distance 1), corners and face centres for up to 14 (0.707), and the 3 x 3 x 3 lattice
+    classes (distance 1), corners and face centers for up to 14 (0.707), and the 3 x 3 x 3 lattice
     for up to 26 (0.5).
 
     Args:

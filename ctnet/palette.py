@@ -282,8 +282,8 @@ class Palette:
         """Asks for a task in a circle, cut at the palette's border.
 
         Args:
-            center: Centre (x, y) in pixels; whole numbers are the middles of pixels.
-            radius: Pixels whose middle is at most this far from the centre are painted.
+            center: Center (x, y) in pixels; whole numbers are the middles of pixels.
+            radius: Pixels whose middle is at most this far from the center are painted.
             task: The task, None for nothing.
 
         Raises:
@@ -292,7 +292,7 @@ class Palette:
         x, y = center
         if not np.isfinite((x, y, radius)).all() or radius <= 0:
             raise ValueError(
-                f"a circle has a finite centre and a positive radius; got {center}, {radius}."
+                f"a circle has a finite center and a positive radius; got {center}, {radius}."
             )
         rows, columns = np.ogrid[: self.size[0], : self.size[1]]
         return self.paint((columns - x) ** 2 + (rows - y) ** 2 <= radius * radius, task)
@@ -302,7 +302,7 @@ class Palette:
         return self.paint(self.ids == IGNORE if old is None else self.mask(old), new)
 
     def resize(self, size: Size) -> Palette:
-        """Samples the palette at another size, nearest neighbour."""
+        """Samples the palette at another size, nearest neighbor."""
         _check_size(size)
         image = Image.fromarray(self.ids).resize((size[1], size[0]), Image.Resampling.NEAREST)
         return Palette(np.array(image), self.tasks)
@@ -314,7 +314,7 @@ class Palette:
         return torch.from_numpy(self.ids.astype(np.int64))
 
     def save(self, path: str | Path) -> None:
-        """Writes an indexed PNG whose indices are the ids, in the tasks' colours.
+        """Writes an indexed PNG whose indices are the ids, in the tasks' colors.
 
         Raises:
             ValueError: If the path does not end in ``.png``.
@@ -335,7 +335,7 @@ class Palette:
 
         Colors count first, so that what an editor saved as RGB or with a color table of its own
         is read as it looks; white and what is transparent ask for nothing. A file in other colors,
-        such as a grey PNG, holds ids.
+        such as a gray PNG, holds ids.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -372,7 +372,7 @@ class Palette:
         raise ValueError(
             f"{path} has colors that are none of a task: #{others[0]:06x}"
             f"{f' and {len(others) - 1} more' if len(others) > 1 else ''}; a palette is a PNG in "
-            "the tasks' colors without smoothed edges, or an indexed or grey PNG of task ids."
+            "the tasks' colors without smoothed edges, or an indexed or gray PNG of task ids."
         )
 
 
@@ -398,32 +398,32 @@ def _open(path: str | Path) -> Iterator[Image.Image]:
 def _ids(image: Image.Image, path: str | Path) -> npt.NDArray[np.uint8]:
     if image.mode not in ("P", "L", "1"):
         raise ValueError(
-            f"{path} holds {image.mode} colors; ids are read from an indexed (or 8-bit grey) PNG "
+            f"{path} holds {image.mode} colors; ids are read from an indexed (or 8-bit gray) PNG "
             "whose values they are."
         )
     return np.array(image, np.uint8)
 
 
 def read_ids(path: str | Path) -> npt.NDArray[np.uint8]:
-    """Reads the ids (H,W) of an indexed or 8-bit grey image: a palette's or a class map's.
+    """Reads the ids (H,W) of an indexed or 8-bit gray image: a palette's or a class map's.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image, or has full colours rather than ids.
+        ValueError: If it is no image, or has full colors rather than ids.
     """
     with _open(path) as image:
         return _ids(image, path)
 
 
 def read_mask(path: str | Path) -> Mask:
-    """Reads a mask (H,W) from an indexed, grey or black-and-white image of two values.
+    """Reads a mask (H,W) from an indexed, gray or black-and-white image of two values.
 
     Returns:
         True where the value is not 0.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image, has full colours, or other values than 0 and one more.
+        ValueError: If it is no image, has full colors, or other values than 0 and one more.
     """
     values = read_ids(path)
     other = np.unique(values[values != 0])

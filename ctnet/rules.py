@@ -2,7 +2,7 @@
 
 ``S`` or ``single:TASK`` asks for one task everywhere, ``R1`` for a mosaic of four rectangles,
 ``Rrnd`` for a task drawn at every pixel; ``R2`` and ``R3`` map VOC classes to tasks, as does a
-file of one's own.
+file of your own.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Rule:
         Args:
             size: Height and width in pixels.
             generator: Source of chance, for mosaic and random rules; a fresh one where None.
-            labels: Class ids (H,W), 255 = not labelled, for semantic rules.
+            labels: Class ids (H,W), 255 = not labeled, for semantic rules.
             tasks: Names by id.
             among: Tasks that a mosaic or random rule draws from, all where None.
 

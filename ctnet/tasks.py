@@ -1,4 +1,4 @@
-"""Tasks that a network can be asked for: ids, class names, colours and label conventions."""
+"""Tasks that a network can be asked for: ids, class names, colors and label conventions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Color = tuple[int, int, int]
 Kind = Literal["classes", "probability", "normals"]
 
 IGNORE = 255
-"""Value of "nothing asked here" in palettes and of "not labelled" in class maps."""
+"""Value of "nothing asked here" in palettes and of "not labeled" in class maps."""
 
 NOTHING = "none"
 """What stands for no task in rule files and on the command line."""
@@ -37,9 +37,9 @@ class TaskSpec:
         title: Name for people.
         kind: ``classes`` (one of ``classes`` at each pixel), ``probability`` (in [0, 1]) or
             ``normals`` (unit vectors: x right, y up, z towards the camera).
-        color: RGB colour of the task in palette pictures, 0 to 255.
+        color: RGB color of the task in palette pictures, 0 to 255.
         classes: Class names by id, empty unless ``kind`` is ``classes``.
-        class_colors: RGB colour of each class.
+        class_colors: RGB color of each class.
     """
 
     name: str
@@ -84,7 +84,7 @@ def _as_color(values: Sequence[int]) -> Color:
         or len(values) != 3
         or not all(isinstance(x, int) and 0 <= x <= 255 for x in values)
     ):
-        raise ValueError(f"a colour is three whole numbers from 0 to 255; got {values}.")
+        raise ValueError(f"a color is three whole numbers from 0 to 255; got {values}.")
     return values[0], values[1], values[2]
 
 
@@ -106,7 +106,7 @@ PART_CLASSES = (
 
 
 def voc_color(index: int) -> Color:
-    """Colour of a class in the PASCAL VOC colour map: the id's bits, spread over R, G and B."""
+    """Color of a class in the PASCAL VOC color map: the id's bits, spread over R, G and B."""
     channels = [0, 0, 0]
     for shift in range(7, -1, -1):
         for channel in range(3):
@@ -153,12 +153,12 @@ DEFAULT_TASKS: tuple[str, ...] = tuple(task.value for task in Task)
 
 
 def register_task(spec: TaskSpec) -> TaskSpec:
-    """Makes a task of one's own known by its name, beside the paper's five.
+    """Makes a task of your own known by its name, beside the paper's five.
 
     Checkpoints of networks that do it carry it along, so that only its maker calls this.
 
     Args:
-        spec: The task. A task of kind ``classes`` needs two classes or more and a colour for each.
+        spec: The task. A task of kind ``classes`` needs two classes or more and a color for each.
 
     Returns:
         The task.
@@ -185,7 +185,7 @@ def register_task(spec: TaskSpec) -> TaskSpec:
     if len(spec.class_colors) != len(spec.classes):
         raise ValueError(
             f"task {spec.name!r} has {len(spec.classes)} classes and {len(spec.class_colors)} "
-            "colours."
+            "colors."
         )
     if TASKS.get(spec.name, spec) != spec:
         raise ValueError(f"another task has the name {spec.name!r}: {TASKS[spec.name]}.")

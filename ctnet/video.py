@@ -389,7 +389,7 @@ class VideoWriter:
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = self._base
-        # Named, or players guess the colours from the size.
+        # Named, or players guess the colors from the size.
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = 1
         return stream

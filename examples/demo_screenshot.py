@@ -86,7 +86,7 @@ def main() -> None:
         browser.close()
     server.close()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    # The maximum of coverage keeps the colours of small things, such as a legend's, true.
+    # The maximum of coverage keeps the colors of small things, such as a legend's, true.
     few = picture.quantize(256, Image.Quantize.MAXCOVERAGE)
     few = picture.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
     few.save(args.out, optimize=True)

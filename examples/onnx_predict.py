@@ -43,7 +43,7 @@ def draw_palette(wish, photo, image, tasks):
 
 
 def decode(outputs, task):
-    """Turns raw outputs (P,3) into labels (P,...) and colours (P,3) uint8."""
+    """Turns raw outputs (P,3) into labels (P,...) and colors (P,3) uint8."""
     if task["kind"] == "normals":
         normals = outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
         return normals, (normals * 127.5 + 127.5).astype(np.uint8)

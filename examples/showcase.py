@@ -22,7 +22,7 @@ SEED = 42
 
 
 def cell(picture: Image.Image) -> Image.Image:
-    """Crops a picture around its centre to the size of a cell."""
+    """Crops a picture around its center to the size of a cell."""
     scale = max(CELL[0] / picture.width, CELL[1] / picture.height)
     size = (round(picture.width * scale), round(picture.height * scale))
     picture = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)

@@ -228,8 +228,8 @@ class TestStart:
         torch.manual_seed(0)
         embeddings = TaskRepresentationBlock(5)()
         assert 0.3 < embeddings.square().mean().sqrt() < 3
-        centred = embeddings - embeddings.mean(0)
-        assert centred.square().mean() > 0.2 * embeddings.square().mean()
+        centered = embeddings - embeddings.mean(0)
+        assert centered.square().mean() > 0.2 * embeddings.square().mean()
 
     def test_gammas_lie_around_one_and_betas_around_zero(self):
         torch.manual_seed(0)

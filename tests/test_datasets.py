@@ -110,7 +110,7 @@ def paint(colors: list[tuple[int, int, int]]) -> np.ndarray:
 
 
 def write_color_map(path: Path, colors: list[tuple[int, int, int]]) -> None:
-    """Writes colours as PASCAL-MT does: tab-separated blue, green, red in ascending order."""
+    """Writes colors as PASCAL-MT does: tab-separated blue, green, red in ascending order."""
     np.savetxt(path, sorted(color[::-1] for color in colors), "%d", "\t")
 
 
@@ -202,7 +202,7 @@ def test_sample_of_everything_but_normals(mini_root: Path) -> None:
     assert sample.labels["normals"].shape == (3, HEIGHT, WIDTH)
 
 
-def test_unlabelled_edges_of_nyu_do_not_count(mini_root: Path) -> None:
+def test_unlabeled_edges_of_nyu_do_not_count(mini_root: Path) -> None:
     sample = CompositeDataset(CompositeMTMini(mini_root, "train"), R1)[1]
     np.testing.assert_array_equal(sample.valid[EDGES], rectangles([1, 0, 1, 1], bool))
     np.testing.assert_array_equal(sample.labels["edges"] == 1, rectangles([0, 0, 1, 0], bool))
@@ -313,7 +313,7 @@ def test_pascal_mt_samples_with_augmentation(mt_root: Path) -> None:
         (lambda r: (r / "colourmaps/colourmap_parts7.txt").write_text("0\t0\t0\n"), ValueError,
          "7 rows"),
         (lambda r: (r / "colourmaps/colourmap_parts7.txt").write_text("zero\n"), ValueError,
-         "no table of colours"),
+         "no table of colors"),
         (lambda r: (r / "json/nyu_classes.json").unlink(), FileNotFoundError, "nyu_classes"),
     ],
 )  # fmt: skip
@@ -362,7 +362,7 @@ def test_boundaries_lie_between_regions() -> None:
                     touching[y, x] |= regions[y, x] != regions[v, u]
     found = region_boundaries(regions) == 255
     assert not (found & ~touching).any()
-    # Thinned, and yet beside every pair of different neighbours (crossings move by one pixel).
+    # Thinned, and yet beside every pair of different neighbors (crossings move by one pixel).
     assert found.sum() < 0.7 * touching.sum()
     near = np.pad(found, 1)
     near = near[:-2, 1:-1] | near[2:, 1:-1] | near[1:-1, :-2] | near[1:-1, 2:] | found
@@ -384,9 +384,9 @@ def test_semantic_palettes(request: pytest.FixtureRequest, layout: str, rule: Ru
     for name, task in TASK_OF_CLASS[rule.name].items():
         expected[sample.labels["seg"] == VOC_CLASSES.index(name)] = task
     np.testing.assert_array_equal(sample.palette, expected)
-    unlabelled = sample.labels["seg"] == 255
-    assert unlabelled.any()
-    assert (sample.palette[unlabelled] == NOTHING).all()
+    unlabeled = sample.labels["seg"] == 255
+    assert unlabeled.any()
+    assert (sample.palette[unlabeled] == NOTHING).all()
     assert sample.palette.unique().numel() >= 4
 
 
@@ -414,13 +414,13 @@ TASK_IDS = {name: number for number, name in enumerate(TASKS)}
 
 
 @pytest.mark.parametrize("layout", ["compositemt", "pascal-mt"])
-def test_mosaics_are_four_rectangles_of_labelled_tasks(
+def test_mosaics_are_four_rectangles_of_labeled_tasks(
     request: pytest.FixtureRequest, layout: str
 ) -> None:
     source = layouts(request, layout)
     dataset = CompositeDataset(source, R1)
     for index in range(len(dataset)):
-        labelled = {TASK_IDS[name] for name in source.load(index) if name in TASK_IDS}
+        labeled = {TASK_IDS[name] for name in source.load(index) if name in TASK_IDS}
         asked = set()
         for seed in range(30):
             palette = dataset[index, seed].palette
@@ -431,17 +431,17 @@ def test_mosaics_are_four_rectangles_of_labelled_tasks(
             assert len(columns) <= 1
             assert all(HEIGHT / 4 - 1 <= row <= HEIGHT * 3 / 4 + 1 for row in rows)
             assert all(WIDTH / 4 - 1 <= column <= WIDTH * 3 / 4 + 1 for column in columns)
-        assert asked == labelled
+        assert asked == labeled
 
 
 @pytest.mark.parametrize("layout", ["compositemt", "pascal-mt"])
 def test_random_and_single_palettes(request: pytest.FixtureRequest, layout: str) -> None:
     source = layouts(request, layout)
     palette = CompositeDataset(source, RRND)[0, 1].palette
-    labelled = {TASK_IDS[name] for name in source.load(0) if name in TASK_IDS}
-    assert set(palette.unique().tolist()) == labelled
+    labeled = {TASK_IDS[name] for name in source.load(0) if name in TASK_IDS}
+    assert set(palette.unique().tolist()) == labeled
     shares = torch.bincount(palette.flatten()).float() / palette.numel()
-    assert ((shares[list(labelled)] - 1 / len(labelled)).abs() < 0.06).all()
+    assert ((shares[list(labeled)] - 1 / len(labeled)).abs() < 0.06).all()
     for name, number in TASK_IDS.items():
         asked = CompositeDataset(source, get_rule(f"single:{name}"))[1].palette
         assert (asked == number).all()

@@ -41,7 +41,7 @@ def models():
 
 
 def photograph(size=(60, 90), seed=0):
-    """Smooth colours, as an array."""
+    """Smooth colors, as an array."""
     generator = np.random.default_rng(seed)
     small = generator.integers(0, 256, (4, 5, 3), np.uint8)
     return np.array(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Photographs in the device's memory: crops, colours and palettes of whole batches."""
+"""Photographs in the device's memory: crops, colors and palettes of whole batches."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def test_an_enlarged_crop_repeats_classes(data):
     assert large.labels["normals"].norm(dim=1).sub(1).abs().max() < 1e-5
 
 
-def test_nothing_is_labelled_beyond_the_image(data):
+def test_nothing_is_labeled_beyond_the_image(data):
     batch = data.batch([0], crop(1, left=-8.0, top=-4.0), 64)
     inside = torch.zeros(64, 64, dtype=torch.bool)
     inside[4:44, 8:56] = True
@@ -76,7 +76,7 @@ def test_nothing_is_labelled_beyond_the_image(data):
 
 
 @pytest.mark.parametrize("factors", [(0.7, 1.0, 1.0), (1.0, 1.3, 1.0), (1.0, 1.0, 0.7), (1.2,) * 3])
-def test_colours_change_as_torchvision_has_it(data, factors):
+def test_colors_change_as_torchvision_has_it(data, factors):
     plain = data.batch([0, 1], crop(2), 32).image
     found = data.batch([0, 1], crop(2, color=factors), 32).image
     expected = TF.adjust_brightness(plain, factors[0])
@@ -101,7 +101,7 @@ def test_a_batch_depends_on_seed_and_step_alone(data):
     weights = torch.ones(4, dtype=torch.float64)
     first, second = (SharedBatches(data, config, weights)[5] for _ in range(2))
     assert torch.equal(first.sample.image, second.sample.image)
-    assert torch.equal(first.labelled, second.labelled)
+    assert torch.equal(first.labeled, second.labeled)
     for other in (replace(config, seed=1), config):
         step = 5 if other.seed else 6
         image = SharedBatches(data, other, weights)[step].sample.image
@@ -117,7 +117,7 @@ def test_labels_that_are_missing(write_photographs, tmp_path):
         rows[1][rows[0].index(name)] = ""
     index.write_text("\n".join(",".join(row) for row in rows))
     data = DeviceData(open_source("compositemt", root, "train"), DEFAULT_TASKS, CPU)
-    assert data.labelled(torch.tensor([0, 1])).tolist() == [
+    assert data.labeled(torch.tensor([0, 1])).tolist() == [
         [False, True, True, True, False], [True] * 5,
     ]  # fmt: skip
     batch = data.batch([0, 1], crop(2), 32)

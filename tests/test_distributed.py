@@ -32,7 +32,7 @@ KILLED = "ctn-S"
 PATIENCE = 900
 """Seconds until a process counts as hanging; a busy machine takes minutes."""
 
-LABELLED = (
+LABELED = (
     "seg parts edges saliency normals", "seg normals", "seg edges saliency", "normals", "parts seg",
     "saliency normals edges",
 )  # fmt: skip
@@ -53,10 +53,10 @@ def own_signals() -> Iterator[None]:
 def data(tmp_path_factory: pytest.TempPathFactory, write_photographs: Any) -> Path:
     """Photographs of which each lacks other labels, so that processes differ in what they have."""
     root = tmp_path_factory.mktemp("data")
-    write_photographs(root, splits=("train",) * len(LABELLED) + ("val",), size=(64, 72))
+    write_photographs(root, splits=("train",) * len(LABELED) + ("val",), size=(64, 72))
     with (root / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for row, tasks in zip(rows, LABELLED, strict=False):
+    for row, tasks in zip(rows, LABELED, strict=False):
         row.update({task: "" for task in ctnet.tasks.DEFAULT_TASKS if task not in tasks.split()})
     with (root / "index.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -117,7 +117,7 @@ def test_processes_differ_in_what_they_have(data: Path) -> None:
     differ = 0
     for keys in StepSampler(weights, config.batch_size, range(STEPS), config.seed):
         tasks = [
-            {t for d in rows for t in LABELLED[d.image].split()} for rows in (keys[:1], keys[1:])
+            {t for d in rows for t in LABELED[d.image].split()} for rows in (keys[:1], keys[1:])
         ]
         differ += tasks[0] != tasks[1] and bool(tasks[1] - tasks[0]) and bool(tasks[0] - tasks[1])
     assert differ > 3

@@ -90,13 +90,13 @@ def scene(seed: int, size: tuple[int, int] = (96, 128)) -> tuple[np.ndarray, lis
     rng = np.random.default_rng(seed)
     shapes = []
     for k in range(7):
-        centre = rng.uniform(0.1, 0.9, 2) * size
+        center = rng.uniform(0.1, 0.9, 2) * size
         radii = rng.uniform(0.1, 0.3, 2) * min(size)
         angle = rng.uniform(0, np.pi)
         if k % 2:
-            shapes.append((ellipse, (*centre, *radii, size, angle)))
+            shapes.append((ellipse, (*center, *radii, size, angle)))
         else:
-            corners = centre[:, None] + radii.mean() * np.stack(
+            corners = center[:, None] + radii.mean() * np.stack(
                 [np.sin(angle + np.arange(4) * 1.6), np.cos(angle + np.arange(4) * 1.6)]
             )
             shapes.append((polygon, (corners[0], corners[1], size)))

@@ -18,12 +18,12 @@ def photo(rng):
 
 
 @pytest.fixture
-def grey(rng):
+def gray(rng):
     return rng.integers(0, 256, (11, 17)).astype(np.uint8)
 
 
-def as_rgb(grey):
-    return np.repeat(grey[..., None], 3, 2)
+def as_rgb(gray):
+    return np.repeat(gray[..., None], 3, 2)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm"])
@@ -102,7 +102,7 @@ def test_palette_with_transparency(tmp_path):
     assert load_image(tmp_path / "sign.png")[0].tolist() == [list(RED), list(WHITE)]
 
 
-def test_grey_16_bit_with_transparency(tmp_path):
+def test_gray_16_bit_with_transparency(tmp_path):
     Image.fromarray(np.array([[0, 514, 65535]], np.uint16)).save(
         tmp_path / "clear.png", transparency=514
     )
@@ -140,21 +140,21 @@ def test_first_frame_of_an_animation(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_float_arrays(grey, dtype):
-    image = load_image((grey / 255).astype(dtype))
-    np.testing.assert_allclose(image[..., 0], grey, atol=0 if dtype != np.float16 else 1)
+def test_float_arrays(gray, dtype):
+    image = load_image((gray / 255).astype(dtype))
+    np.testing.assert_allclose(image[..., 0], gray, atol=0 if dtype != np.float16 else 1)
     assert load_image(np.ones((1, 1), dtype)).tolist() == [[[255, 255, 255]]]
 
 
-def test_float_pil_image(grey):
-    np.testing.assert_array_equal(load_image(Image.fromarray(grey / np.float32(255))), as_rgb(grey))
+def test_float_pil_image(gray):
+    np.testing.assert_array_equal(load_image(Image.fromarray(gray / np.float32(255))), as_rgb(gray))
 
 
-def test_arrays(photo, grey):
+def test_arrays(photo, gray):
     np.testing.assert_array_equal(load_image(photo), photo)
-    np.testing.assert_array_equal(load_image(grey), as_rgb(grey))
-    np.testing.assert_array_equal(load_image(grey[..., None]), as_rgb(grey))
-    np.testing.assert_array_equal(load_image(grey > 100), as_rgb(np.where(grey > 100, 255, 0)))
+    np.testing.assert_array_equal(load_image(gray), as_rgb(gray))
+    np.testing.assert_array_equal(load_image(gray[..., None]), as_rgb(gray))
+    np.testing.assert_array_equal(load_image(gray > 100), as_rgb(np.where(gray > 100, 255, 0)))
     np.testing.assert_array_equal(load_image(photo[::-1, ::2]), photo[::-1, ::2])
 
 

@@ -1,4 +1,4 @@
-"""Losses against numpy written by hand; supervision only where asked and labelled."""
+"""Losses against numpy written by hand; supervision only where asked and labeled."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_losses_pass_gradcheck() -> None:
 
 
 def make_sample(n: int = 2, height: int = 6, width: int = 8) -> Sample:
-    """Every task asked for somewhere, some pixels not asked for, some not labelled."""
+    """Every task asked for somewhere, some pixels not asked for, some not labeled."""
     generator = torch.Generator().manual_seed(2)
 
     def integers(top: int) -> Tensor:
@@ -192,14 +192,14 @@ def test_composite_loss_is_the_weighted_sum() -> None:
     assert float(unweighted.detach()) == pytest.approx(total_edges, rel=1e-5)
 
 
-def test_only_asked_and_labelled_pixels_are_supervised() -> None:
+def test_only_asked_and_labeled_pixels_are_supervised() -> None:
     sample = make_sample()
     composite = composite_for(sample, torch.float32)
     total, _ = CompositeLoss(DEFAULT_TASKS, PAPER_WEIGHTS, 2.0, {})(composite, sample)
     total.backward()
     asked = sample.palette != 255
-    labelled = sample.valid.gather(1, sample.palette.where(asked, 0)[:, None])[:, 0]
-    supervised = (asked & labelled)[:, None].expand_as(composite)
+    labeled = sample.valid.gather(1, sample.palette.where(asked, 0)[:, None])[:, 0]
+    supervised = (asked & labeled)[:, None].expand_as(composite)
     assert composite.grad is not None
     assert bool((composite.grad[~supervised] == 0).all())
     assert bool((composite.grad.abs().sum(1)[supervised[:, 0]] > 0).all())

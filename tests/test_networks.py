@@ -247,7 +247,7 @@ class TestCall:
         image, palette = picture(2, 3, 40, 50), make_ids("random", (2, 40, 50))
         assert torch.equal(model(image, palette), model(image, palette))
 
-    def test_normalised_image_is_the_encoders(self, model):
+    def test_normalized_image_is_the_encoders(self, model):
         features = model.encode(picture(1, 3, 32, 32))
         expected = (picture(1, 3, 32, 32) * 255 - 127) / 128
         torch.testing.assert_close(features.image, expected)

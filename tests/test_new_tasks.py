@@ -1,4 +1,4 @@
-"""Tasks that are added to a trained network, and tasks of one's own."""
+"""Tasks that are added to a trained network, and tasks of your own."""
 
 from dataclasses import replace
 
@@ -133,7 +133,7 @@ def test_errors_of_add_task(make_model, task, like, message):
         ({"kind": "depth"}, "unknown kind of task"),
         ({"kind": "classes"}, "two classes or more"),
         ({"classes": ("a", "b"), "class_colors": ((1, 1, 1),) * 2}, "two classes or more"),
-        ({"kind": "classes", "classes": ("a", "b")}, "2 classes and 0 colours"),
+        ({"kind": "classes", "classes": ("a", "b")}, "2 classes and 0 colors"),
     ],
 )
 def test_errors_of_tasks_of_ones_own(change, message):
@@ -150,7 +150,7 @@ def test_errors_of_tasks_of_ones_own(change, message):
         ({"task_specs": [{"name": "depth"}]}, "a task has the keys"),
         (
             {"task_specs": [{"name": "d", "title": "", "kind": "normals", "color": [1, 2, 300]}]},
-            "a colour is three whole numbers",
+            "a color is three whole numbers",
         ),
     ],
 )

@@ -24,7 +24,7 @@ def chi_square(draws, values):
 
 
 def changes(ids, axis):
-    """Where neighbouring rows (axis 0) or columns (axis 1) of ids differ."""
+    """Where neighboring rows (axis 0) or columns (axis 1) of ids differ."""
     return np.flatnonzero(np.diff(ids.astype(int), axis=axis).any(axis=1 - axis)) + 1
 
 
@@ -415,7 +415,7 @@ class TestFiles:
         palette.save(str(tmp_path / "p.png"))
         assert Palette.load(str(tmp_path / "p.png")) == palette
 
-    def test_file_holds_ids_in_the_tasks_colours(self, palette, tmp_path):
+    def test_file_holds_ids_in_the_tasks_colors(self, palette, tmp_path):
         palette.save(tmp_path / "p.png")
         with Image.open(tmp_path / "p.png") as image:
             assert image.mode == "P"
@@ -455,7 +455,7 @@ class TestFiles:
             palette.save(path)
         assert not path.exists()
 
-    def test_colour_of_an_unknown_task(self, tmp_path):
+    def test_color_of_an_unknown_task(self, tmp_path):
         palette = Palette.single("depth", (2, 2), ("depth",))
         with pytest.raises(ValueError, match="unknown task 'depth'"):
             palette.save(tmp_path / "p.png")

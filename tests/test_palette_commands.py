@@ -166,7 +166,7 @@ def test_bad_circles():
         (["edit", "START", "--polygon", "seg", "5,5", "7,9"], "at least three corners"),
         (["edit", "START", "--polygon", "seg", "5,5", "7", "8,9"], "a corner must be X,Y"),
         (["edit", "START", "--mask", "seg", "SMALL"], "(40, 60); got bool (4, 5)"),
-        (["edit", "START", "--mask", "seg", "GREY"], "a mask has two"),
+        (["edit", "START", "--mask", "seg", "GRAY"], "a mask has two"),
         (["edit", "START", "--mask", "seg", "PHOTO"], "holds RGB colors"),
         (["edit", "START", "--mask", "seg", "absent.png"], "absent.png"),
         (["edit", "absent.png", "--fill", "seg"], "absent.png"),
@@ -177,10 +177,10 @@ def test_bad_circles():
 def test_errors_are_one_clear_line(photo, start, tmp_path, arguments, message, capsys):
     Image.new("1", (5, 4)).save(tmp_path / "small.png")
     Image.fromarray(np.arange(40, dtype=np.uint8).repeat(60).reshape(SIZE)).save(
-        tmp_path / "grey.png"
+        tmp_path / "gray.png"
     )
     files = {"PHOTO": photo, "START": start, "SMALL": tmp_path / "small.png",
-             "GREY": tmp_path / "grey.png"}  # fmt: skip
+             "GRAY": tmp_path / "gray.png"}  # fmt: skip
     given = ["palette", *(str(files.get(x, x)) for x in arguments)]
     out = tmp_path / "out.png"
     if "--out" not in given and given[1] != "show":
@@ -207,7 +207,7 @@ def test_palettes_are_drawn_at_any_size(size, rng):
         assert (over.size[0] <= page.size[0]) & (over.size[1] <= page.size[1])
 
 
-def test_tasks_have_their_fixed_colours_and_a_legend(tmp_path, capsys):
+def test_tasks_have_their_fixed_colors_and_a_legend(tmp_path, capsys):
     palette = Palette.empty((500, 600)).paint_box((0, 0, 300, 500), "normals")
     palette = palette.paint_circle((450, 250), 80, "parts")
     palette.save(tmp_path / "palette.png")

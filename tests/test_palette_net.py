@@ -168,7 +168,7 @@ def test_rules_that_no_image_can_tell(train_config, network, photographs, tmp_pa
 
 
 def test_batches_without_a_class_map(train_config, write_photographs, tmp_path):
-    root = tmp_path / "unlabelled"
+    root = tmp_path / "unlabeled"
     root.mkdir()
     write_photographs(root, classes=(255, 256))
     trained = PaletteTrainer(replace(train_config, data=str(root)), tmp_path / "run").train()

@@ -199,14 +199,14 @@ def test_nothing_bleeds_between_tasks(constant, photo, kind, size):
 
 
 def interpolated(composite, cells, row, column, size, task):
-    """Literal normalised bilinear interpolation at one pixel; None without a cell in reach."""
+    """Literal normalized bilinear interpolation at one pixel; None without a cell in reach."""
     small = cells.shape
     y = (row + 0.5) * small[0] / size[0] - 0.5
     x = (column + 0.5) * small[1] / size[1] - 0.5
     total, weights = 0, 0
     for i in range(small[0]):
         for j in range(small[1]):
-            # Beyond the outermost centres, the outermost cells count in full.
+            # Beyond the outermost centers, the outermost cells count in full.
             at_y, at_x = np.clip(y, 0, small[0] - 1), np.clip(x, 0, small[1] - 1)
             weight = max(0, 1 - abs(at_y - i)) * max(0, 1 - abs(at_x - j))
             if weight > 1e-9 and cells[i, j]:
@@ -218,7 +218,7 @@ def interpolated(composite, cells, row, column, size, task):
 
 
 @pytest.mark.parametrize("rule", ["mosaic", "random"])
-def test_normalised_interpolation(photo, rng, rule):
+def test_normalized_interpolation(photo, rng, rule):
     model = Varied(ModelConfig())
     size = (70, 111)
     prediction = model.predict(photo(*size), rule, long_side=37, seed=7)

@@ -23,7 +23,7 @@ from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
 
 SIZE = (64, 64)
 CODE_BLOCKS = {"seg": 0, "parts": 1, "edges": 2, "normals": 3, "saliency": 4}
-# The published class ids are the rows; the colours are VOC's.
+# The published class ids are the rows; the colors are VOC's.
 COLORS = {
     "background": (0, 0, 0),
     "cat": (64, 0, 0),
@@ -403,9 +403,9 @@ def test_color_maps_beside_the_checkpoint_are_taken(tmp_path):
         assert np.allclose(anchors["seg"][VOC_CLASSES.index(name)], maps["seg"][row] / 255)
     assert np.allclose(anchors["parts"], maps["parts"] / 255)
     for content, message in [
-        ("{", "no table of colours"),
-        ('{"seg": []}', "no table of colours"),
-        (json.dumps({"seg": [[0, 0, 0]], "parts": []}), "must hold 21 colours"),
+        ("{", "no table of colors"),
+        ('{"seg": []}', "no table of colors"),
+        (json.dumps({"seg": [[0, 0, 0]], "parts": []}), "must hold 21 colors"),
         (json.dumps({task: (c + 300).tolist() for task, c in maps.items()}), "from 0 to 255"),
     ]:
         file.write_text(content)

@@ -1,4 +1,4 @@
-"""Task ids, class names and colours."""
+"""Task ids, class names and colors."""
 
 import pytest
 
@@ -27,7 +27,7 @@ PUBLISHED_VOC = [
     ("train", (128, 192, 0)),
     ("tvmonitor", (0, 64, 128)),
 ]
-"""Names and colour map of the PASCAL VOC development kit, in the order of its class ids."""
+"""Names and color map of the PASCAL VOC development kit, in the order of its class ids."""
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_task_ids_are_fixed(name, value):
 
 
 @pytest.mark.parametrize(("index", "entry"), list(enumerate(PUBLISHED_VOC)))
-def test_seg_has_voc_order_and_colours(index, entry):
+def test_seg_has_voc_order_and_colors(index, entry):
     seg = get_task("seg")
     assert (seg.classes[index], seg.class_colors[index]) == entry
     assert len(seg.classes) == len(seg.class_colors) == 21
@@ -72,7 +72,7 @@ def test_kinds(name, kind):
     assert bool(spec.classes) == (kind == "classes")
 
 
-def test_task_colours_differ():
+def test_task_colors_differ():
     colors = {spec.color for spec in TASKS.values()}
     assert len(colors) == len(TASKS)
     assert all(0 <= value <= 255 for color in colors for value in color)

@@ -147,7 +147,7 @@ def test_crops_and_derived_labels_have_the_teacher_too(root: Path) -> None:
     assert set(crop.labels["seg"].unique().tolist()) <= {15, 255}
     assert (crop.labels["seg"] == 15).any()
     data = DeviceData(source, DEFAULT_TASKS, torch.device("cpu"), threads=1)
-    assert data.labelled(torch.tensor([LABELED, BARE]))[:, 0].tolist() == [True, True]
+    assert data.labeled(torch.tensor([LABELED, BARE]))[:, 0].tolist() == [True, True]
 
 
 def test_missing_files_are_named(root: Path) -> None:

@@ -402,7 +402,7 @@ def test_autocast_trains(
 def test_batches_that_ask_for_nothing(
     config: TrainConfig, tmp_path: Path, system: Any, write_photographs: Callable[..., Path]
 ) -> None:
-    root = tmp_path / "unlabelled"
+    root = tmp_path / "unlabeled"
     root.mkdir()
     write_photographs(root, classes=(255, 256))
     config = replace(config, data=str(root), rule="R2", model=replace(MODEL, system=system))

@@ -96,7 +96,7 @@ def test_whole_augmentation_against_an_independent_flip(true_colors: None) -> No
     assert 2 < sum(seen) < 10
 
 
-def test_beyond_the_image_nothing_is_labelled(true_colors: None) -> None:
+def test_beyond_the_image_nothing_is_labeled(true_colors: None) -> None:
     sample = make_sample(24, 32)
     for seed in range(6):
         found = augment(sample, seed, 64, (1, 1), 32)

@@ -295,7 +295,7 @@ def test_predict_writes_photograph_and_overlay(model, network, clip, tmp_path, p
         wanted = network.predict(source.image, palette, 64, seed=3)
         palettes.append(wanted.palette)
         assert difference(frame.image[:, :64], source.image) < CLOSE
-        if palette != "Rrnd":  # single pixels of colour do not survive an encoder
+        if palette != "Rrnd":  # single pixels of color do not survive an encoder
             right = np.array(wanted.side_by_side())[:, 64:]
             assert difference(frame.image[:, 64:], right) < 2 * CLOSE
     if palette != "R2":

@@ -25,7 +25,7 @@ CARD = """## {name}
 
 {figures}
 
-| Parameters | Size | Licence | Where it is |
+| Parameters | Size | License | Where it is |
 |---|---|---|---|
 | {parameters} M | {size:.1f} MB | {license} | {place} |
 

@@ -1,4 +1,4 @@
-"""Encoders: one contract, five features at strides 2, 4, 8, 16 and 32 of a normalised image."""
+"""Encoders: one contract, five features at strides 2, 4, 8, 16 and 32 of a normalized image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Encoder(Protocol):
     std: tuple[float, float, float]
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Returns the features at strides 2 to 32 of a normalised image (N,3,H,W)."""
+        """Returns the features at strides 2 to 32 of a normalized image (N,3,H,W)."""
         ...
 
 

@@ -74,7 +74,7 @@ class Pyramids(Sequence[list[Tensor]]):
     """Feature pyramids at strides 2 to 32, one for each encoder, computed when first asked for.
 
     Args:
-        image: Normalised, padded image (N,3,H',W').
+        image: Normalized, padded image (N,3,H',W').
         encoders: The encoders.
         known: Pyramids that are known already, by the encoder's number.
     """
@@ -115,7 +115,7 @@ class Features:
     """An encoded image, ready for any number of palettes.
 
     Attributes:
-        image: Normalised, padded image (N,3,H',W').
+        image: Normalized, padded image (N,3,H',W').
         pyramids: The features at strides 2 to 32, one list for each encoder.
         size: Height and width before padding.
     """

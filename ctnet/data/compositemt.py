@@ -57,7 +57,7 @@ class CompositeMTMini:
     """
 
     name = "CompositeMT-mini"
-    unlabelled_edges = 128
+    unlabeled_edges = 128
 
     def __init__(self, root: str | Path, split: str, sources: Sequence[str] | None = None) -> None:
         self.root = Path(root).expanduser()
@@ -99,7 +99,7 @@ class CompositeMTMini:
             found[task] = read_label(path, get_task(task))
         check_sizes(photograph, found, files)
         if "edges" in found and self.origin(index) == "nyu":
-            found["edges.valid"] = found["edges"] != self.unlabelled_edges
+            found["edges.valid"] = found["edges"] != self.unlabeled_edges
         return found
 
     def label(self, index: int, task: str) -> np.ndarray | None:

@@ -42,9 +42,9 @@ class Sample:
     Attributes:
         image: RGB in [0, 1] (3,H,W).
         palette: Task ids (H,W) int64, 255 = nothing asked.
-        labels: By task name: class ids (H,W) int64 with 255 = not labelled, strengths (H,W) in
+        labels: By task name: class ids (H,W) int64 with 255 = not labeled, strengths (H,W) in
             [0, 1], unit normals (3,H,W). Where a label is missing its values mean nothing.
-        valid: Where each task is labelled (K,H,W).
+        valid: Where each task is labeled (K,H,W).
         uncolored: The image (3,H,W) before its colors were changed, where that is asked for.
         inside: Where (H,W) the crop lies in the photograph, where that is asked for.
     """
@@ -118,7 +118,7 @@ class LabelSource(Protocol):
     def load(self, index: int) -> dict[str, np.ndarray]:
         """Reads ``image`` (H,W,3) and the labels that exist, uint8, by task name.
 
-        Class maps are (H,W) with 255 = not labelled, strengths (H,W), normals (H,W,3) as
+        Class maps are (H,W) with 255 = not labeled, strengths (H,W), normals (H,W,3) as
         (n+1)/2 * 255; ``NAME.valid`` (H,W) bool says where a label counts if not everywhere.
         """
         ...
@@ -295,7 +295,7 @@ class CompositeDataset(Dataset[Sample]):
         return len(self.source.ids)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A process that is started anew, as macOS and Windows do, knows no added task.
+        # A process that is started from scratch, as macOS and Windows do, knows no added task.
         return self.__dict__ | {"specs": tuple(get_task(name) for name in self.tasks)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -319,8 +319,8 @@ class CompositeDataset(Dataset[Sample]):
                 torch.manual_seed(seed)
                 tensors = self.transform(tensors)
         tensors = as_training_tensors(tensors)
-        labelled = [t for t in self.tasks if t in raw for _ in range(self.task_shares.get(t, 1))]
-        palette = self._palette(tensors, labelled, seed)
+        labeled = [t for t in self.tasks if t in raw for _ in range(self.task_shares.get(t, 1))]
+        palette = self._palette(tensors, labeled, seed)
         valid = tensors["valid"] > 0
         labels = {}
         for number, name in enumerate(self.tasks):
@@ -359,7 +359,7 @@ class CompositeDataset(Dataset[Sample]):
             tensors["classes"] = tv_tensors.Mask(torch.from_numpy(raw[self.rule.reads])[None])
         return tensors
 
-    def _palette(self, tensors: dict[str, Tensor], labelled: list[str], seed: int) -> Tensor:
+    def _palette(self, tensors: dict[str, Tensor], labeled: list[str], seed: int) -> Tensor:
         size = tensors["image"].shape[1], tensors["image"].shape[2]
         classes = tensors.get("classes")
         generator = np.random.default_rng(seed)
@@ -369,7 +369,7 @@ class CompositeDataset(Dataset[Sample]):
         if rule is None or (rule.needs_labels and classes is None):
             return torch.full(size, IGNORE, dtype=torch.int64)
         labels = None if classes is None else classes[0].numpy()
-        return rule.palette(size, generator, labels, self.tasks, labelled or None).tensor()
+        return rule.palette(size, generator, labels, self.tasks, labeled or None).tensor()
 
 
 def _finish(label: Tensor, kind: str) -> Tensor:
@@ -441,7 +441,7 @@ class StepSampler(Sampler[list[Draw]]):
         batch_size: Samples a step.
         steps: The steps to yield.
         seed: Seed of the whole run.
-        draws: How a part of the samples is drawn for a class in place of the weights, if any is.
+        draws: How a part of the samples is drawn for a class instead of the weights, if any is.
         rows: Samples of each batch that are yielded; None for all.
 
     Raises:

@@ -31,7 +31,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Crops:
-    """Where the crops of a batch lie in their images, and how they are coloured.
+    """Where the crops of a batch lie in their images, and how they are colored.
 
     Attributes:
         scale: Output pixels for a pixel of the image (N,).
@@ -131,7 +131,7 @@ class DeviceData:
         rows[index] = len(stored)
         stored.append(values)
 
-    def labelled(self, indices: Tensor) -> Tensor:
+    def labeled(self, indices: Tensor) -> Tensor:
         """Returns which tasks have a label (N,K) bool, of images by index (N,) on the device."""
         none = torch.zeros(len(indices), dtype=torch.bool, device=self.device)
         columns = [
@@ -171,10 +171,10 @@ class DeviceData:
         valid = torch.zeros(
             len(at), len(self.tasks), size, size, dtype=torch.bool, device=at.device
         )
-        labelled = self.labelled(at)
+        labeled = self.labeled(at)
         for number, name in enumerate(self.tasks):
             kind = get_task(name).kind
-            valid[:, number] = inside & labelled[:, number, None, None]
+            valid[:, number] = inside & labeled[:, number, None, None]
             if f"{name}.valid" in self._values:
                 mask = self._sample(f"{name}.valid", at, grid, "nearest")[:, 0]
                 has_mask = self._rows[f"{name}.valid"][at] >= 0
@@ -247,8 +247,8 @@ def _recolor(image: Tensor, factors: Tensor) -> Tensor:
     luma = image.new_tensor(LUMA)[None, :, None, None]
     mean = (image * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     image = torch.lerp(mean.expand_as(image), image, contrast).clamp(0, 1)
-    grey = (image * luma).sum(1, keepdim=True)
-    return torch.lerp(grey.expand_as(image), image, saturation).clamp(0, 1)
+    gray = (image * luma).sum(1, keepdim=True)
+    return torch.lerp(gray.expand_as(image), image, saturation).clamp(0, 1)
 
 
 def batch_palettes(

@@ -33,7 +33,7 @@ def make_palettes(
         tasks: Names of the tasks by id.
         weights: Relative frequency (N,K) of each task in mosaic and random palettes, equal where
             None; a palette whose weights are all zero asks for nothing.
-        labels: Class ids (N,H,W), 255 = not labelled, for semantic rules.
+        labels: Class ids (N,H,W), 255 = not labeled, for semantic rules.
         device: Where the palettes shall be; ``weights`` and ``labels`` are there.
 
     Returns:

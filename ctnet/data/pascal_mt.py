@@ -137,14 +137,14 @@ class PascalMT:
         return ids
 
     def _read_colors(self, file: str, rows: int) -> npt.NDArray[np.uint8]:
-        """Reads the RGB colour of each row; the files list blue, green, red."""
+        """Reads the RGB color of each row; the files list blue, green, red."""
         path = self.root / "colourmaps" / file
         if not path.is_file():
-            raise FileNotFoundError(f"no colour map {path}: colour-coded labels cannot be read.")
+            raise FileNotFoundError(f"no color map {path}: color-coded labels cannot be read.")
         try:
             values = np.loadtxt(path, ndmin=2)
         except ValueError as error:
-            raise ValueError(f"{path} is no table of colours: {error}") from error
+            raise ValueError(f"{path} is no table of colors: {error}") from error
         colors = np.clip(values, 0, 255).astype(np.uint8)
         if values.shape != (rows, 3) or (colors != values).any():
             raise ValueError(
@@ -178,15 +178,15 @@ class PascalMT:
 def decode_colors(
     picture: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8], ids: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
-    """Reads a colour-coded class map.
+    """Reads a color-coded class map.
 
     Args:
         picture: RGB (H,W,3).
         colors: RGB of each class (C,3).
-        ids: Class id of each colour (C,).
+        ids: Class id of each color (C,).
 
     Returns:
-        Class ids (H,W), 255 = not labelled where the colour is none of ``colors``.
+        Class ids (H,W), 255 = not labeled where the color is none of ``colors``.
     """
     base = np.array([1 << 16, 1 << 8, 1])
     order = np.argsort(colors @ base)

@@ -106,7 +106,7 @@ class Balance:
         task: The task with the classes.
         names: The classes.
         photographs: Share of the samples whose photograph has each class (2,C): before, after.
-        pixels: Share of each class in the labelled pixels of these photographs (2,C). Crops around
+        pixels: Share of each class in the labeled pixels of these photographs (2,C). Crops around
             drawn classes raise it further.
         sources: Share of each source in the samples, before and after, by its name.
     """

@@ -22,7 +22,7 @@ JITTER = 0.3
 
 
 class Strength(tv_tensors.Mask):  # type: ignore[misc]
-    """Soft map (1,H,W) uint8: resampled smoothly, untouched by colour changes."""
+    """Soft map (1,H,W) uint8: resampled smoothly, untouched by color changes."""
 
 
 class Uncolored(tv_tensors.Mask):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class Normals(tv_tensors.Mask):  # type: ignore[misc]
 
 
 class Validity(tv_tensors.Mask):  # type: ignore[misc]
-    """Where each task is labelled (K,H,W), 0 or 1: padding makes 0."""
+    """Where each task is labeled (K,H,W), 0 or 1: padding makes 0."""
 
 
 @TF.register_kernel(functional=TF.resize, tv_tensor_cls=Uncolored)  # type: ignore[untyped-decorator]
@@ -87,7 +87,7 @@ class AroundFocus:
 def training_transform(
     size: int, scale: tuple[float, float], long_side: int = 320
 ) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """Builds the augmentation: scale, crop, flip, colour.
+    """Builds the augmentation: scale, crop, flip, color.
 
     Args:
         size: Side of the square crop in pixels.
@@ -96,7 +96,7 @@ def training_transform(
 
     Returns:
         A function from named tensors (uint8) to named tensors of the crop's size. Where the crop
-        reaches past the image, nothing is labelled: class maps hold 255, ``valid`` holds 0. A
+        reaches past the image, nothing is labeled: class maps hold 255, ``valid`` holds 0. A
         tensor ``focus`` says which pixels the crop shall hold one of (:class:`AroundFocus`).
     """
     transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] = v2.Compose(

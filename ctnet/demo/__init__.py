@@ -8,7 +8,7 @@ encodings, ``views.py`` draws the answers, ``app.py`` is the page and ``server.p
 import os
 
 # gradio reads these when it is imported, or a page is made. The latter two spare it statistics over
-# the last 10,000 events, which it would make anew after each event: after each stroke of a brush.
+# the last 10,000 events, which it would make again after each event: after each stroke of a brush.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))

@@ -162,7 +162,7 @@ def _too_many(name: str, pixels: str, limits: Limits) -> str:
 
 @contextmanager
 def _named(path: Path, name: str) -> Iterator[None]:
-    """Puts a file's own name in place of where the server keeps it in messages."""
+    """Puts a file's own name instead of where the server keeps it in messages."""
     try:
         yield
     except ValueError as error:

@@ -58,7 +58,7 @@ class Handlers:
 
     Args:
         models: Networks by name.
-        examples: Photographs by name, to take in place of one's own.
+        examples: Photographs by name, to take instead of your own.
         limits: What is taken and kept at most.
         long_side: Longest side in pixels at which networks see a photograph.
 
@@ -134,7 +134,7 @@ class Handlers:
         return self.open(page, path, choices, path.name)
 
     def start(self, page: str | None, choices: Choices) -> tuple[Message, Message]:
-        """Makes the palette anew, as chosen; returns what painter and views show.
+        """Makes the palette again, as chosen; returns what painter and views show.
 
         Raises:
             ValueError: If there is no photograph, or the start cannot be made.

@@ -152,10 +152,10 @@ class Studio:
         self.palette = Palette(table[before.ids], tasks)
 
     def start(self, name: str, model: str) -> None:
-        """Makes the palette anew.
+        """Makes the palette again.
 
         Args:
-            name: One of :data:`STARTS`. Rules that draw by chance draw anew each time.
+            name: One of :data:`STARTS`. Rules that draw by chance draw again each time.
             model: Model whose segmentation rules read that map classes to tasks.
 
         Raises:
@@ -200,7 +200,7 @@ class Studio:
         self.palette = Palette(painted, self.palette.tasks)
 
     def answer(self, model: str) -> Answer:
-        """Does the tasks of the palette, anew only where an edit reaches.
+        """Does the tasks of the palette, again only where an edit reaches.
 
         Raises:
             ValueError: If the model is not offered, or does other tasks than the palette's.
@@ -294,7 +294,7 @@ class Studios:
             return studio
 
     def put(self, page: str | None, studio: Studio) -> None:
-        """Gives a page a studio in place of the one it had."""
+        """Gives a page a studio instead of the one it had."""
         with self._lock:
             self._studios[page or ""] = studio
             self._studios.move_to_end(page or "")

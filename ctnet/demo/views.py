@@ -1,4 +1,4 @@
-"""What a page shows of the networks' answers: pictures, and what their colours mean."""
+"""What a page shows of the networks' answers: pictures, and what their colors mean."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ COMPOSITE = "composite"
 OVERLAY = "overlay"
 
 RAMP = 9
-"""Colours of a ramp in a legend, between which a browser blends."""
+"""Colors of a ramp in a legend, between which a browser blends."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a legend: one colour or a ramp, ``#rrggbb``, and what it means."""
+    """A line of a legend: one color or a ramp, ``#rrggbb``, and what it means."""
 
     colors: tuple[str, ...]
     text: str
@@ -38,9 +38,9 @@ class Block:
 
     Attributes:
         title: The task's name for people.
-        color: Its colour in palettes.
+        color: Its color in palettes.
         share: Share of the photograph that asks for it, such as ``12 %``.
-        rows: Its colours; of classes those that occur, frequent ones first.
+        rows: Its colors; of classes those that occur, frequent ones first.
     """
 
     title: str
@@ -112,7 +112,7 @@ def picture(answer: Answer, view: str) -> Picture:
 
 
 def legend(answers: Sequence[Answer], view: str) -> list[Block]:
-    """Explains the colours of a view, for all models that answered.
+    """Explains the colors of a view, for all models that answered.
 
     Args:
         answers: Answers to one palette.
@@ -148,7 +148,7 @@ def _rows(task: TaskSpec, predictions: Sequence[Prediction]) -> tuple[Row, ...]:
 
 
 def hexadecimal(color: Sequence[int] | RGB) -> str:
-    """Writes a colour as a browser reads it."""
+    """Writes a color as a browser reads it."""
     return "#" + "".join(f"{int(channel):02x}" for channel in color)
 
 

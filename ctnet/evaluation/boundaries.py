@@ -112,7 +112,7 @@ def match(predicted: ArrayLike, truth: ArrayLike, max_distance: float) -> tuple[
     if not (np.isfinite(max_distance) and max_distance >= 0):
         raise ValueError(f"max_distance is {max_distance}; it must be finite and 0 or more pixels")
     points, true_points = np.argwhere(predicted), np.argwhere(truth)
-    partner = partners(_neighbours(points, true_points, max_distance))
+    partner = partners(_neighbors(points, true_points, max_distance))
     paired = partner >= 0
 
     matched_predicted, matched_truth = np.zeros_like(predicted), np.zeros_like(truth)
@@ -150,7 +150,7 @@ class BoundaryScore:
 class BoundaryF:
     """Accumulate boundary precision and recall over images (odsF, oisF, average precision).
 
-    At every threshold the map is binarised (``>=``), thinned morphologically and matched with each
+    At every threshold the map is binarized (``>=``), thinned morphologically and matched with each
     annotator's boundary. A predicted pixel is right if it is paired in any annotator's matching;
     recall counts every annotator's pixels. Memory does not grow with the number of images.
 
@@ -274,7 +274,7 @@ class BoundaryF:
         row_of = np.cumsum(candidates).reshape(edge.shape) - 1
         points = np.argwhere(candidates)
         # Distances do not depend on the threshold: search once, then take rows of the result.
-        graphs = [_neighbours(points, np.argwhere(truth), reach) for truth in truths]
+        graphs = [_neighbors(points, np.argwhere(truth), reach) for truth in truths]
 
         counts = np.zeros((self.thresholds.size, 4), dtype=np.int64)
         counts[:, 3] = sum(int(truth.sum()) for truth in truths)
@@ -297,7 +297,7 @@ class BoundaryF:
         return counts
 
 
-def _neighbours(points: NDArray[np.intp], others: NDArray[np.intp], reach: float) -> csr_array:
+def _neighbors(points: NDArray[np.intp], others: NDArray[np.intp], reach: float) -> csr_array:
     """Return the (len(points), len(others)) graph of pixels within ``reach``."""
     pairs = KDTree(points).sparse_distance_matrix(KDTree(others), reach, output_type="ndarray")
     # Not the distances as weights: those of 0 would be no edges.

@@ -1,4 +1,4 @@
-"""Measures a model under a rule on labelled photographs.
+"""Measures a model under a rule on labeled photographs.
 
 Under S every task is asked everywhere, under a rule each pixel counts for the task that the
 rule's palette asks for there. Each task is measured on the sources with the best labels for it.

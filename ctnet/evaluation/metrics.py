@@ -84,7 +84,7 @@ class ClassMetric:
 
         Args:
             predicted: Class ids (H,W).
-            target: Class ids (H,W), 255 = not labelled.
+            target: Class ids (H,W), 255 = not labeled.
             valid: Pixels that count (H,W).
         """
         target = torch.where(valid, target.long(), IGNORE)
@@ -104,7 +104,7 @@ class ClassMetric:
             ValueError: If no pixel has counted yet.
         """
         if not self._images:
-            raise ValueError("no labelled pixel was seen: there is nothing to score.")
+            raise ValueError("no labeled pixel was seen: there is nothing to score.")
         means = class_ious(self._samples).nanmean(-1).numpy()
         low, high = (float(x) for x in np.nanquantile(means, INTERVAL))
         iou = tuple(round(float(x), 4) for x in class_ious(self._confusion))
@@ -157,7 +157,7 @@ class SaliencyMetric:
             ValueError: If no pixel has counted yet.
         """
         if not self._images:
-            raise ValueError("no labelled pixel was seen: there is nothing to score.")
+            raise ValueError("no labeled pixel was seen: there is nothing to score.")
         means = self._sum / self._images * 100
         best = int(means.argmax())
         return SaliencyScore(float(means[best]), float(self._thresholds[best]), self._images)
@@ -213,7 +213,7 @@ class NormalsMetric:
         """
         pixels = int(self._histogram.sum())
         if not pixels:
-            raise ValueError("no labelled pixel was seen: there is nothing to score.")
+            raise ValueError("no labeled pixel was seen: there is nothing to score.")
         middle = int(np.searchsorted(np.cumsum(self._histogram), pixels / 2))
         near, mid, far = (float(n) / pixels * 100 for n in self._below)
         median = (middle + 0.5) * 180 / ANGLE_BINS

@@ -49,7 +49,7 @@ def export(
     network: CompositeModel | PaletteNetwork, path: str | Path, format: str = "onnx",
     name: str = "model", int8: bool = False,
 ) -> Path:  # fmt: skip
-    """Writes a network as one graph, compiled for inference (norms folded away).
+    """Writes a network as one graph, fused for inference (norms folded away).
 
     Args:
         network: The network, in eval mode, on a CPU.

@@ -189,7 +189,7 @@ def _kernel(
 
 
 def _by_pixel(weight: Tensor, factor: int) -> Tensor:
-    """Orders outputs by pixel of the cell, then channel, in place of channel, then pixel."""
+    """Orders outputs by pixel of the cell, then channel, instead of channel, then pixel."""
     return weight.view(-1, factor**2, *weight.shape[1:]).transpose(0, 1).flatten(0, 1)
 
 

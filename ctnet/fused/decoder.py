@@ -96,7 +96,7 @@ class FusedDecoder:
         """Decodes.
 
         Args:
-            image: Normalised image (N,3,H,W), H and W multiples of 32.
+            image: Normalized image (N,3,H,W), H and W multiples of 32.
             features: The encoder's features at strides 2 to 32.
             levels: The request by stride; with ``part``, that of its grid alone. None for a plain
                 decoder.

@@ -60,7 +60,7 @@ def fold_block(block: TaskCompositionBlock) -> tuple[Tensor, Tensor]:
 
 
 def _rest_of(norm: nn.Module) -> nn.Module:
-    """Returns what a norm does beside normalising: timm's bring their activation along."""
+    """Returns what a norm does beside normalizing: timm's bring their activation along."""
     parts = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
     return nn.Sequential(*parts) if parts else nn.Identity()
 

@@ -29,7 +29,7 @@ TILED_FROM = 1536 * 1536
 """Images of more pixels than this are decoded in parts, which bounds the memory."""
 
 REMEMBERED_TO = 1024 * 1024
-"""Of images of more pixels than this an edit starts anew: the stages' answers take much memory."""
+"""Of images of more pixels than this an edit starts over: the stages' answers take much memory."""
 
 
 def without_autocast(device: torch.device) -> torch.autocast:

@@ -22,7 +22,7 @@ def add_task(model: CompositeModel, task: str | TaskSpec, like: str | None = Non
 
     Args:
         model: A CTN. It is left as it is; the new network has copies of its parameters.
-        task: The task: one of one's own, or the name of one that is known.
+        task: The task: your own, or the name of one that is known.
         like: Task whose embedding the new one starts from; None starts from the mean of all.
 
     Returns:

@@ -213,7 +213,7 @@ def create(
         system: ``ctn``, ``mhn`` or ``stn`` (one network a task, in ``.networks``).
         encoder: ``resnet18``, ``resnet34``, ``resnet50``, ``efficientnet_lite0``,
             ``efficientnet_lite2`` or ``timm:NAME``.
-        decoder: ``paper``, ``compact``, ``light`` (the fastest) or a configuration of one's own.
+        decoder: ``paper``, ``compact``, ``light`` (the fastest) or a configuration of your own.
         tasks: Names of the tasks; their order gives the ids.
         pretrained_encoder: Start the encoder from ImageNet weights, or the file that holds them;
             see :func:`ctnet.blocks.encoders.create_encoder`.

@@ -3,7 +3,7 @@
 Its network is our CTN with encoder ``resnet34`` and decoder ``paper`` under other names, in two
 layouts: v0 (the one behind the paper's figures) and v1 (the same, tidied). Two of its conventions
 differ from ours and are kept with the imported network: the classes of eq. 5 lie where PASCAL-MT's
-colour maps put them, and the codes of saliency and normals come in the other order.
+color maps put them, and the codes of saliency and normals come in the other order.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ _LAYOUTS = (
         ),
         head="conv_last",
         mapping="fcs.mapping.{}",
-        # The normalisation of the codes is layer 0.
+        # The normalization of the codes is layer 0.
         first=1,
         affine="transform",
     ),
@@ -145,8 +145,8 @@ def import_published(path: str | Path) -> CompositeModel:
     """Reads a checkpoint of the paper's published code as a CTN of ours.
 
     Nothing in the file is run: pickles are read with PyTorch's unpickler for weights alone. Every
-    key and shape is checked. The anchors of eq. 5 are the colours of ``colourmaps.json`` where the
-    published code left that file beside the checkpoint, the colours of the VOC colour map, which
+    key and shape is checked. The anchors of eq. 5 are the colors of ``colourmaps.json`` where the
+    published code left that file beside the checkpoint, the colors of the VOC color map, which
     PASCAL-MT's labels have, otherwise; they travel in ``model.config.anchors``. Normals come in
     the axes of PASCAL-MT's labels.
 
@@ -339,13 +339,13 @@ def _read_color_maps(file: Path) -> dict[str, Colors]:
             for task in rows
         }
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is no table of colours by task: {error!r}") from error
+        raise ValueError(f"{file} is no table of colors by task: {error!r}") from error
     for task, table in tables.items():
         if len(table) != len(rows[task]) or not all(
             len(color) == 3 and all(0 <= value <= 255 for value in color) for color in table
         ):
             raise ValueError(
-                f"{file} must hold {len(rows[task])} colours of three numbers from 0 to 255 for "
+                f"{file} must hold {len(rows[task])} colors of three numbers from 0 to 255 for "
                 f"{task}; got {table}."
             )
     by_name = dict(zip(COLOR_MAP_CLASSES, tables["seg"], strict=True))

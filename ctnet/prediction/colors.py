@@ -31,21 +31,21 @@ NORMAL_EXAMPLES = (
 
 @lru_cache
 def _ramp(stops: tuple[Color, ...]) -> RGB:
-    """Spreads colours over 256 steps (256,3)."""
+    """Spreads colors over 256 steps (256,3)."""
     at = np.linspace(0, len(stops) - 1, 256)
     channels = [np.interp(at, range(len(stops)), channel) for channel in zip(*stops, strict=True)]
     return np.stack(channels, 1).round().astype(np.uint8)
 
 
 def class_colors(task: TaskSpec) -> RGB:
-    """Returns the colour of each class id (256,3): white for ids that are no class."""
+    """Returns the color of each class id (256,3): white for ids that are no class."""
     colors = np.full((256, 3), 255, np.uint8)
     colors[: len(task.classes)] = task.class_colors
     return colors
 
 
 def task_colors(palette: Palette) -> RGB:
-    """Returns the colour of each task id (256,3), white where nothing is asked."""
+    """Returns the color of each task id (256,3), white where nothing is asked."""
     colors = np.full((256, 3), 255, np.uint8)
     colors[: len(palette.tasks)] = [get_task(name).color for name in palette.tasks]
     return colors
@@ -59,7 +59,7 @@ def colorize(values: npt.NDArray[Any], task: TaskSpec) -> RGB:
         task: The task.
 
     Returns:
-        Colours (...,3) uint8: class colours (white where 255), edges dark on white, saliency from
+        Colors (...,3) uint8: class colors (white where 255), edges dark on white, saliency from
         black over red to light yellow, normals as (n+1)/2.
     """
     colors: RGB

@@ -95,7 +95,7 @@ def side_by_side(image: RGB, palette: Palette, labels: Labels, alpha: float = AL
 def draw_palette(
     palette: Palette, image: RGB | None = None, alpha: float = PALETTE_ALPHA
 ) -> Image.Image:
-    """Draws a palette in the fixed colours of its tasks, with a legend.
+    """Draws a palette in the fixed colors of its tasks, with a legend.
 
     Args:
         palette: The palette.
@@ -103,7 +103,7 @@ def draw_palette(
         alpha: Share of the palette over a photograph, 0 to 1.
 
     Returns:
-        RGB picture: regions in their tasks' colours, a light hatch (over a photograph: nothing)
+        RGB picture: regions in their tasks' colors, a light hatch (over a photograph: nothing)
         where nothing is asked, each task with its share in the legend; scaled as by
         :func:`overlay`.
 
@@ -207,7 +207,7 @@ def _outline(canvas: RGB, ids: npt.NDArray[np.uint8]) -> None:
 
 
 def _grown(mask: Mask) -> Mask:
-    """Adds the four neighbours of each pixel."""
+    """Adds the four neighbors of each pixel."""
     grown = mask.copy()
     grown[1:] |= mask[:-1]
     grown[:-1] |= mask[1:]

@@ -43,7 +43,7 @@ def legend(
     limit: int | None = None,
     down: bool = True,
 ) -> Image.Image:
-    """Explains a picture: which task was asked for where, and what its colours mean.
+    """Explains a picture: which task was asked for where, and what its colors mean.
 
     Args:
         palette: What was asked for where.
@@ -54,7 +54,7 @@ def legend(
 
     Returns:
         RGB picture: a small map of the palette where several tasks were asked for, and for each
-        task its colour in that map, its share of the image and its colours, with the names of
+        task its color in that map, its share of the image and its colors, with the names of
         those classes that occur.
     """
     return arranged(label_blocks(palette, labels, font_size), font_size, limit, down)
@@ -106,7 +106,7 @@ def palette_blocks(palette: Palette, hatched: bool, font_size: int) -> list[Imag
 
 
 def _rows(labels: Labels, task: TaskSpec) -> list[Row]:
-    """Lists the colours of a task, for classes those that occur, frequent ones first."""
+    """Lists the colors of a task, for classes those that occur, frequent ones first."""
     if task.kind == "probability":
         ramp = colorize(np.linspace(0, 1, 256, dtype=np.float32), task)
         return [Row(ramp, "no edge to edge" if task.name == "edges" else "not salient to salient")]
@@ -131,7 +131,7 @@ def _idle_block(palette: Palette, font_size: int, hatched: bool = True) -> list[
 
 
 def _map(palette: Palette, font_size: int) -> Image.Image:
-    """Draws the palette small, in the colours of the tasks, under a title."""
+    """Draws the palette small, in the colors of the tasks, under a title."""
     height, width = palette.size
     scale = 9 * font_size / max(height, width)
     extent = max(1, round(width * scale)), max(1, round(height * scale))
@@ -152,7 +152,7 @@ def _map(palette: Palette, font_size: int) -> Image.Image:
 
 
 def _block(title: str, color: Color, share: float, rows: list[Row], font_size: int) -> Image.Image:
-    """Draws a task's block: its colour, title and share, then its rows."""
+    """Draws a task's block: its color, title and share, then its rows."""
     font, small = (ImageFont.load_default(size) for size in (font_size, 0.85 * font_size))
     step, chip = round(1.4 * font_size), font_size
     columns = 1 if len(rows) <= 8 else 2

@@ -1,7 +1,7 @@
 """Between the working size of a network and an image's own size, task by task.
 
 Palettes go down by nearest sampling, labels come up by interpolation among the working cells of
-their own task alone: no value of a neighbouring task bleeds over the border of a region.
+their own task alone: no value of a neighboring task bleeds over the border of a region.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _interpolated(
 
 
 def _centers(pixels: int, cells: int) -> Tensor:
-    """Centres of pixels in the coordinates of ``grid_sample``, kept inside the outermost cells'."""
+    """Centers of pixels in the coordinates of ``grid_sample``, kept inside the outermost cells'."""
     centers = (torch.arange(pixels, dtype=torch.float64) + 0.5) * 2 / pixels - 1
     return centers.clamp(-1 + 1 / cells, 1 - 1 / cells).float()
 

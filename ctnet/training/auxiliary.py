@@ -37,7 +37,7 @@ class CoarseResult:
     """What the heads say of a forward pass.
 
     Attributes:
-        total: The loss to minimise.
+        total: The loss to minimize.
         losses: Unweighted loss of the coarse composite by task.
         guides: Class scores (N,C,H/4,W/4) by task, for those that were supervised.
     """
@@ -102,7 +102,7 @@ class AuxiliaryHeads(nn.Module):
         self.load_state_dict(state, strict=True)
 
     def decode_coarse(self, model: CompositeModel, features: Features, palette: Tensor) -> None:
-        """Runs the decoders up to the supervised features, in place of ``model.decode``."""
+        """Runs the decoders up to the supervised features, instead of ``model.decode``."""
         padded = model.padded_palette(features, palette)
         for stages in model.stage_features(features, padded).values():
             for _ in itertools.islice(stages, DEPTH):

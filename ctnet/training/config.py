@@ -94,7 +94,7 @@ class TrainConfig:
             auxiliary heads as its target instead of the label, so that the composite decides where
             they are sure enough.
         reader_width: Width of the hidden layers of small networks that learn to read classes off
-            the three channels, in place of anchors (:mod:`ctnet.training.readers`); 0 for none.
+            the three channels, instead of anchors (:mod:`ctnet.training.readers`); 0 for none.
             The checkpoint holds what they learned as label tables.
         normals_loss: ``cosine`` (1 - cosine) or ``angular`` (the angle, which the metric measures).
         aux_loss_weight: Weight of the coarse heads of :mod:`ctnet.training.auxiliary`, 0 for none.
@@ -122,7 +122,7 @@ class TrainConfig:
             runs that differ in nothing but model, rule and steps see the same crops.
         validate_every: Steps between validations and checkpoints.
         validate_images: Images of each validation, taken evenly from the split; 0 takes all.
-        seed: Of initialisation, order, augmentation and palettes.
+        seed: Of initialization, order, augmentation and palettes.
         phases: Parts of the run, one after the other, that differ in some of these fields; none
             makes one part of it all.
     """

@@ -161,7 +161,7 @@ class Consistency:
         rule: The rule of the run. Mosaic and random ones also ask for tasks without a label.
         task_shares: Relative frequency of tasks with a label, as in the run's configuration.
         anchors: The network's own class anchors, if it has any.
-        readers: Learned readers, whose averages say classes in place of anchors.
+        readers: Learned readers, whose averages say classes instead of anchors.
         seed: Seed of the run.
     """
 

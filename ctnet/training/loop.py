@@ -105,8 +105,8 @@ class TrainingLoop(ABC, Generic[Network]):
         folder: Where checkpoints and logs go; a run that is there already goes on.
         validate: Measures the averaged weights every ``validate_every`` steps; its entry ``score``
             decides which checkpoint is the best.
-        source: Photographs and labels, in place of the data set that the configuration names.
-        weights: Weights to start from, in place of those that the configuration names.
+        source: Photographs and labels, instead of the data set that the configuration names.
+        weights: Weights to start from, instead of those that the configuration names.
 
     Attributes:
         images: Images that this loop has trained on, of all processes.
@@ -194,7 +194,7 @@ class TrainingLoop(ABC, Generic[Network]):
 
     @abstractmethod
     def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
-        """Runs the network on a batch: the total to minimise, and losses by name for the log."""
+        """Runs the network on a batch: the total to minimize, and losses by name for the log."""
 
     def _create_result(self, weights: State) -> Network:
         """Builds the network that the run results in, with its weights."""
@@ -407,7 +407,7 @@ class TrainingLoop(ABC, Generic[Network]):
         """
         generator = np.random.default_rng((self.config.seed, step, PALETTES))
         shares = [self.phase.task_shares.get(task, 1) for task in self.config.model.tasks]
-        weights = shared.labelled * torch.tensor(shares, device=shared.labelled.device)
+        weights = shared.labeled * torch.tensor(shares, device=shared.labeled.device)
         palette = shared.sample.palette
         if self.dataset.rule is not None:
             palette = batch_palettes(

@@ -51,7 +51,7 @@ def cross_entropy(scores: Tensor, target: Tensor, class_weights: Tensor | None =
 
     Args:
         scores: Class scores (P,C) or (N,C,H,W).
-        target: Class ids (P,) or (N,H,W), 255 = not labelled.
+        target: Class ids (P,) or (N,H,W), 255 = not labeled.
         class_weights: Weight of each class (C,), all 1 where None.
     """
     weights = scores.new_ones(scores.shape[1]) if class_weights is None else class_weights
@@ -165,7 +165,7 @@ class CompositeLoss:
             guides: Class scores (N,C,h,w) by task name, at any stride; they get no gradient.
 
         Returns:
-            The total to minimise, and the unweighted loss of every task that was supervised.
+            The total to minimize, and the unweighted loss of every task that was supervised.
         """
         total: Tensor | None = None
         parts = {}

@@ -24,11 +24,11 @@ class SharedBatch:
 
     Attributes:
         sample: Images and labels; nothing is asked for yet.
-        labelled: Which tasks each image has a label for (N,K) bool.
+        labeled: Which tasks each image has a label for (N,K) bool.
     """
 
     sample: Sample
-    labelled: Tensor
+    labeled: Tensor
 
 
 class SharedBatches:
@@ -70,5 +70,5 @@ class SharedBatches:
         )
         sample = self.data.batch(indices, crops, config.crop_size)
         return SharedBatch(
-            sample, self.data.labelled(torch.tensor(indices, device=self.data.device))
+            sample, self.data.labeled(torch.tensor(indices, device=self.data.device))
         )

@@ -16,7 +16,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm by the statistics of all processes; torch's own, ``SyncBatchNorm``, needs GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises ``x`` (N,C,h,w), of which a process may have none."""
+        """Normalizes ``x`` (N,C,h,w), of which a process may have none."""
         if not self.training:
             return super().forward(x)
         statistics = batch_statistics(x, self, sum_of_all)

@@ -177,10 +177,10 @@ class Trainer(TrainingLoop[CompositeModel]):
         rows = [valid.flatten(1).any(1) for valid in sample.valid.unbind(1)]
         for number, found in enumerate(anywhere(rows)):
             if found:
-                labelled = rows[number]
-                chosen = sample.select(labelled)
+                labeled = rows[number]
+                chosen = sample.select(labeled)
                 chosen = replace(chosen, palette=torch.full_like(chosen.palette, number))
-                loss, part = self._composite_loss(features.select(labelled), chosen, coarse)
+                loss, part = self._composite_loss(features.select(labeled), chosen, coarse)
                 total, parts = total + loss, parts | part
         return total, parts
 

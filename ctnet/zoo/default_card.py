@@ -32,7 +32,7 @@ import ctnet
 - encoder: {encoder}
 - tasks: {tasks}
 
-Its maker has not written yet what it was trained on, under which licence it is, and how well it
+Its maker has not written yet what it was trained on, under which license it is, and how well it
 does: all of that belongs here.
 """
 

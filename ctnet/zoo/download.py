@@ -95,7 +95,7 @@ def fetch(
     if damaged := _damaged(folder, expected):
         raise ValueError(
             f"{name} arrived with other bytes than announced: {', '.join(damaged)} is damaged. "
-            "Call again, which fetches it anew; if that does not help, a proxy or mirror on the "
+            "Call again, which fetches it again; if that does not help, a proxy or mirror on the "
             "way changes files."
         )
     return folder

@@ -60,7 +60,7 @@ def migrate(content: dict[str, Any], path: Path) -> dict[str, Any]:
     for version in range(read_format(content, path), FORMAT):
         if version not in MIGRATIONS:
             raise ValueError(
-                f"{path} has format {version}, which no released ctnet wrote; save it anew by the "
+                f"{path} has format {version}, which no released ctnet wrote; save it again by the "
                 "code that wrote it, in format 1 or newer."
             )
         content = {**MIGRATIONS[version](dict(content)), "format": version + 1}

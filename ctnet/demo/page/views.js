@@ -1,4 +1,4 @@
-// The answers: a picture for each model, and what its colours mean.
+// The answers: a picture for each model, and what its colors mean.
 
 const pictures = element.querySelector(".pictures");
 const legend = element.querySelector(".legend");
