@@ -23,6 +23,7 @@ from ctnet.training.losses import (
     focal_cross_entropy,
     smooth_class_scores,
 )
+from ctnet.training.trainer import cycled
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -375,3 +376,22 @@ def test_networks_with_anchors_of_their_own_learn_them():
             for anchors in ((ClassAnchors("parts", points),), ())
         )
         assert own < 0.05 < other
+
+
+def test_repeated_rows_do_not_count() -> None:
+    generator = torch.Generator().manual_seed(3)
+    number = DEFAULT_TASKS.index("saliency")
+    valid = torch.zeros(5, len(DEFAULT_TASKS), 8, 8, dtype=torch.bool)
+    valid[1:4, number] = True
+    labels = {"saliency": torch.rand(5, 8, 8, generator=generator)}
+    image = torch.rand(5, 3, 8, 8, generator=generator)
+    sample = Sample(image, torch.full((5, 8, 8), number), labels, valid)
+    composite = torch.randn(5, 3, 8, 8, generator=generator)
+    rows = cycled(torch.tensor([1, 2, 3]), 5)
+    assert rows.tolist() == [1, 2, 3, 1, 2]
+    repeated = sample.select(rows)
+    repeated.valid[3:] = False
+    loss = CompositeLoss(DEFAULT_TASKS, PAPER_WEIGHTS, 2.0, {})
+    torch.testing.assert_close(
+        loss(composite[rows], repeated)[0], loss(composite[1:4], sample.select(slice(1, 4)))[0]
+    )

@@ -30,6 +30,15 @@ START_LOGIT_SCALE = 20.0
 """How sharply a reader tells classes apart that begins from anchors."""
 
 
+def cycled(rows: Tensor, count: int) -> Tensor:
+    """Repeats rows (M,) from the first on until there are ``count``.
+
+    cuDNN plans anew, for seconds, what meets a batch size for the first time; so on a GPU a task
+    that few images are labeled for runs on as many rows as any other.
+    """
+    return rows[torch.arange(count, device=rows.device) % len(rows)]
+
+
 class Trainer(TrainingLoop[CompositeModel]):
     """Trains the network of a configuration; arguments as for :class:`~.loop.TrainingLoop`."""
 
@@ -177,8 +186,11 @@ class Trainer(TrainingLoop[CompositeModel]):
         rows = [valid.flatten(1).any(1) for valid in sample.valid.unbind(1)]
         for number, found in enumerate(anywhere(rows)):
             if found:
-                labeled = rows[number]
+                labeled = rows[number].nonzero()[:, 0]
+                if self.device.type == "cuda" and len(labeled):
+                    labeled = cycled(labeled, len(sample.image))
                 chosen = sample.select(labeled)
+                chosen.valid[int(rows[number].sum()) :] = False
                 chosen = replace(chosen, palette=torch.full_like(chosen.palette, number))
                 loss, part = self._composite_loss(features.select(labeled), chosen, coarse)
                 total, parts = total + loss, parts | part
