@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from ctnet.outputs import png_mark
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, TASKS, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, TASKS, TaskName, get_task, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -351,7 +351,9 @@ class Palette:
         shown[pixels[..., 3] == 0] = WHITE
         found, places = np.unique(shown, return_inverse=True)
         named = {
-            _packed(TASKS[name].color): number for number, name in enumerate(tasks) if name in TASKS
+            _packed(get_task(name).color): number
+            for number, name in enumerate(tasks)
+            if isinstance(name, TaskName) or name in TASKS
         }
         named[WHITE] = IGNORE
         colored = cls._by_color(found.tolist(), named, path, indices is None)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctnet.palette import Palette, Size
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, TASKS, VOC_CLASSES, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, TASKS, VOC_CLASSES, get_task, nearest
 
 S = "S"
 """Name for asking one task everywhere, for each task in turn: five palettes, and so no one rule."""
@@ -226,11 +226,12 @@ def load_rule(path: str | Path, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
         raise ValueError(f"{path} needs a table 'classes' of class = task.")
     pairs = tuple((str(cls), str(task)) for cls, task in classes.items())
     reads = str(content.get("reads", "seg"))
-    if reads not in TASKS or not TASKS[reads].classes:
-        known = [name for name, task in TASKS.items() if task.classes]
+    specs = TASKS | {name: get_task(name) for name in tasks}
+    if reads not in specs or not specs[reads].classes:
+        known = [name for name, task in specs.items() if task.classes]
         raise ValueError(f"{path} reads the class map of {reads!r}{nearest(reads, known)}")
     name = str(content.get("name", path.stem))
-    rule = Rule(name, "semantic", mapping=pairs, reads=reads, classes=TASKS[reads].classes)
+    rule = Rule(name, "semantic", mapping=pairs, reads=reads, classes=specs[reads].classes)
     rule.table(tasks)
     return rule
 

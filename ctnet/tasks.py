@@ -78,6 +78,38 @@ class TaskSpec:
         )
 
 
+class TaskName(str):
+    """A task's name that knows its task: networks whose tasks of one name differ get along.
+
+    It equals the plain name.
+
+    Args:
+        spec: The task.
+
+    Attributes:
+        spec: As given.
+    """
+
+    spec: TaskSpec
+
+    def __new__(cls, spec: TaskSpec) -> TaskName:  # noqa: D102
+        name = super().__new__(cls, spec.name)
+        name.spec = spec
+        return name
+
+    def __getnewargs__(self) -> tuple[TaskSpec]:  # type: ignore[override]
+        return (self.spec,)
+
+    @classmethod
+    def of(cls, name: str) -> TaskName:
+        """Returns a name as it is if it knows its task, else that of the known task.
+
+        Raises:
+            ValueError: If no task has that name.
+        """
+        return name if isinstance(name, TaskName) else cls(get_task(name))
+
+
 def _as_color(values: Sequence[int]) -> Color:
     if (
         not isinstance(values, Sequence)
@@ -152,10 +184,8 @@ TASKS: dict[str, TaskSpec] = {
 DEFAULT_TASKS: tuple[str, ...] = tuple(task.value for task in Task)
 
 
-def register_task(spec: TaskSpec) -> TaskSpec:
-    """Makes a task of your own known by its name, beside the paper's five.
-
-    Checkpoints of networks that do it carry it along, so that only its maker calls this.
+def check_task(spec: TaskSpec) -> TaskSpec:
+    """Checks a task of your own.
 
     Args:
         spec: The task. A task of kind ``classes`` needs two classes or more and a color for each.
@@ -164,8 +194,8 @@ def register_task(spec: TaskSpec) -> TaskSpec:
         The task.
 
     Raises:
-        ValueError: If the name is no identifier or belongs to another task, or the classes do not
-            fit the kind.
+        ValueError: If the name is no identifier or belongs to one of the paper's tasks, or the
+            classes do not fit the kind.
     """
     if not spec.name.isidentifier():
         raise ValueError(f"a task's name is letters, digits and underscores; got {spec.name!r}.")
@@ -187,6 +217,26 @@ def register_task(spec: TaskSpec) -> TaskSpec:
             f"task {spec.name!r} has {len(spec.classes)} classes and {len(spec.class_colors)} "
             "colors."
         )
+    if spec.name in DEFAULT_TASKS and TASKS[spec.name] != spec:
+        raise ValueError(f"another task has the name {spec.name!r}: {TASKS[spec.name]}.")
+    return spec
+
+
+def register_task(spec: TaskSpec) -> TaskSpec:
+    """Makes a task of your own known by its name, beside the paper's five.
+
+    Checkpoints of networks that do it carry it along, so that only its maker calls this.
+
+    Args:
+        spec: The task.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: If :func:`check_task` refuses it, or another task has its name.
+    """
+    check_task(spec)
     if TASKS.get(spec.name, spec) != spec:
         raise ValueError(f"another task has the name {spec.name!r}: {TASKS[spec.name]}.")
     TASKS[spec.name] = spec
@@ -202,11 +252,13 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 def get_task(name: str) -> TaskSpec:
-    """Returns the task of that name.
+    """Returns the task of that name: the one that it knows (:class:`TaskName`), or a known one.
 
     Raises:
         ValueError: If no task has that name; the message names the nearest match.
     """
+    if isinstance(name, TaskName):
+        return name.spec
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}{nearest(name, TASKS)}")
     return TASKS[name]

@@ -1,5 +1,6 @@
 """Tasks that are added to a trained network, and tasks of your own."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from ctnet.data.derived import DERIVATIONS, DerivedLabels
 from ctnet.models.add_task import freeze_old_tasks
 from ctnet.models.checkpoint import load_network, save_checkpoint
 from ctnet.models.config import ModelConfig
-from ctnet.tasks import DEFAULT_TASKS, TASKS, register_task
+from ctnet.rules import load_rule
+from ctnet.tasks import DEFAULT_TASKS, TASKS, get_task, register_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.trainer import Trainer
 
@@ -99,11 +101,30 @@ def test_a_checkpoint_carries_its_tasks(make_model, tmp_path, image):
     assert prediction.overlay().mode == "RGB"
 
 
-def test_a_checkpoint_whose_task_means_another_here(make_model, tmp_path):
-    save_checkpoint(ctnet.add_task(make_model(), MATERIAL), tmp_path)
-    TASKS["material"] = replace(MATERIAL, title="matter")
-    with pytest.raises(ValueError, match="another task has the name 'material'"):
-        load_network(tmp_path)
+def test_checkpoints_whose_tasks_of_one_name_differ(make_model, tmp_path):
+    other = replace(
+        MATERIAL, title="matter", classes=("wood", "stone", "glass"), class_colors=((9, 9, 9),) * 3
+    )
+    for folder, spec in (("first", MATERIAL), ("second", other)):
+        TASKS.pop("material", None)
+        save_checkpoint(ctnet.add_task(make_model(), spec), tmp_path / folder)
+    del TASKS["material"]
+    first, second = (load_network(tmp_path / folder) for folder in ("first", "second"))
+    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    for model, spec in ((first, MATERIAL), (second, other), (copy.deepcopy(second), other)):
+        palette = ctnet.Palette.single("material", (50, 70), (*DEFAULT_TASKS, "material"))
+        prediction = model.predict(picture, palette)
+        assert get_task(model.tasks[5]) == spec
+        assert prediction.probabilities("material").shape == (50, 70, len(spec.classes))
+        assert prediction.labels["material"].max() < len(spec.classes)
+        assert spec.title in str([get_task(name).title for name in prediction.palette.tasks])
+        save_checkpoint(model, tmp_path / "again")
+        assert get_task(load_network(tmp_path / "again").tasks[5]) == spec
+    rule = tmp_path / "matter.toml"
+    rule.write_text('reads = "material"\n[classes]\nglass = "seg"\n')
+    assert load_rule(rule, second.tasks).classes == other.classes
+    with pytest.raises(ValueError, match="glass"):
+        load_rule(rule, first.tasks)
 
 
 @pytest.mark.parametrize("system", ["mhn", "stn"])

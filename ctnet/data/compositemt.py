@@ -18,7 +18,7 @@ from ctnet.data.label_files import (
     read_label,
     read_photograph,
 )
-from ctnet.tasks import TASKS, get_task
+from ctnet.tasks import TASKS, TaskName, get_task
 
 BEST_SOURCES = {
     "seg": ("voc", "coco"),
@@ -75,7 +75,9 @@ class CompositeMTMini:
                 f"{index} lists nothing for split {split!r}, sources {sources}."
             )
         self.ids = [row["id"] for row in self.rows]
-        self.tasks = tuple(name for name in TASKS if name in rows[0])
+        self.tasks: tuple[str, ...] = tuple(
+            TaskName(spec) for name, spec in TASKS.items() if name in rows[0]
+        )
 
     def origin(self, index: int) -> str:
         """Returns the source's name: one of :data:`SOURCE_NAMES`, or another of the index."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from ctnet.data.transforms import (
 from ctnet.data.working_size import WorkingSizeSource
 from ctnet.data.wrapped import CachedSource, SubsetSource
 from ctnet.rules import R1, Rule
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest, register_task
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskName, get_task, nearest
 
 LABEL_TYPES = {"classes": tv_tensors.Mask, "probability": Strength, "normals": Normals}
 
@@ -288,20 +288,12 @@ class CompositeDataset(Dataset[Sample]):
         shared = isinstance(source, CachedSource)
         self.source = CachedSource(source) if cache and not shared else source
         self.rule = rule
-        self.tasks = tuple(tasks)
+        # A process that is started from scratch, as macOS and Windows do, knows no added task.
+        self.tasks: tuple[str, ...] = tuple(map(TaskName.of, tasks))
         self.transform = transform
 
     def __len__(self) -> int:
         return len(self.source.ids)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A process that is started from scratch, as macOS and Windows do, knows no added task.
-        return self.__dict__ | {"specs": tuple(get_task(name) for name in self.tasks)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for spec in state.pop("specs"):
-            register_task(spec)
-        self.__dict__.update(state)
 
     def raw(self, index: int) -> dict[str, np.ndarray]:
         """Returns the files of a sample, decoded, as :meth:`LabelSource.load` gives them."""

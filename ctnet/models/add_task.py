@@ -10,7 +10,7 @@ from torch import nn
 
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.ctn import CTN
-from ctnet.tasks import TaskSpec, get_task, nearest, register_task
+from ctnet.tasks import TaskName, TaskSpec, get_task, nearest, register_task
 
 
 def add_task(model: CompositeModel, task: str | TaskSpec, like: str | None = None) -> CTN:
@@ -45,7 +45,8 @@ def add_task(model: CompositeModel, task: str | TaskSpec, like: str | None = Non
         raise ValueError(f"the network does {spec.name!r} already: {', '.join(model.tasks)}.")
     if like is not None and like not in model.tasks:
         raise ValueError(f"the network has no task {like!r}{nearest(like, model.tasks)}")
-    config = replace(model.config, tasks=(*model.tasks, spec.name), added=model.config.added + 1)
+    tasks = (*model.tasks, TaskName(spec))
+    config = replace(model.config, tasks=tasks, added=model.config.added + 1)
     grown = cast(CTN, build(config))
     with torch.no_grad():
         known = model.representation()

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 from ctnet.blocks.decoder_config import DECODERS, DecoderConfig, check_width, get_decoder_config
 from ctnet.labels import ClassAnchors, Point
-from ctnet.tasks import DEFAULT_TASKS, TASKS, TaskSpec, get_task, nearest, register_task
+from ctnet.tasks import DEFAULT_TASKS, TASKS, TaskName, TaskSpec, check_task, get_task, nearest
 
 System = Literal["ctn", "mhn", "stn", "palette"]
 
@@ -47,7 +47,8 @@ class ModelConfig:
         system: ``ctn``, ``mhn``, ``stn``, or ``palette`` for a palette network.
         encoder: Name of the encoder.
         decoder: Name of a decoder, or its configuration.
-        tasks: Names of the tasks by id.
+        tasks: Names of the tasks by id; those that are not the paper's know what they are
+            (:class:`ctnet.tasks.TaskName`).
         code_length: Length of the task codes of a CTN.
         added: How many of the tasks, the last ones, :func:`ctnet.add_task` brought to a CTN.
         anchors: Class anchors of tasks whose anchors are not those of
@@ -71,8 +72,8 @@ class ModelConfig:
         self._check_types()
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must be one or more different names; got {self.tasks}.")
-        for task in self.tasks:
-            get_task(task)
+        own = (t if t in DEFAULT_TASKS else TaskName.of(t) for t in self.tasks)
+        object.__setattr__(self, "tasks", tuple(own))
         if not 0 <= self.added < len(self.tasks) or (self.added and self.system != "ctn"):
             raise ValueError(
                 f"added counts some of a CTN's tasks; got {self.added} of {len(self.tasks)} in a "
@@ -154,7 +155,9 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Reads a configuration from JSON types and registers the tasks that it brings along.
+        """Reads a configuration from JSON types, with the tasks that it brings along.
+
+        Their names are known from then on where they are still free.
 
         Raises:
             ValueError: If a key is unknown or missing, or a value is not allowed.
@@ -162,21 +165,15 @@ class ModelConfig:
         if not isinstance(values, Mapping):
             raise ValueError(f"a model's config is a table; got {values!r:.200}.")
         values = dict(values)
-        specs = [TaskSpec.from_dict(spec) for spec in _as_list(values.pop("task_specs", []))]
-        known = dict(TASKS)
-        try:
-            for spec in specs:
-                register_task(spec)
-            return cls._from_values(values)
-        except Exception:
-            # What is refused leaves nothing behind.
-            for spec in specs:
-                if spec.name not in known:
-                    TASKS.pop(spec.name, None)
-            raise
+        brought = _as_list(values.pop("task_specs", []))
+        specs = [check_task(TaskSpec.from_dict(spec)) for spec in brought]
+        config = cls._from_values(values, {spec.name: TaskName(spec) for spec in specs})
+        for spec in specs:
+            TASKS.setdefault(spec.name, spec)
+        return config
 
     @classmethod
-    def _from_values(cls, values: dict[str, Any]) -> ModelConfig:
+    def _from_values(cls, values: dict[str, Any], own: Mapping[str, TaskName]) -> ModelConfig:
         _check_keys(values, cls, "a model's config")
         decoder = values.get("decoder")
         if isinstance(decoder, dict):
@@ -187,7 +184,8 @@ class ModelConfig:
             values["decoder"] = DecoderConfig(**lists)
         for name in ("tasks", "label_tables"):
             if name in values:
-                values[name] = tuple(_as_list(values[name]))
+                listed = _as_list(values[name])
+                values[name] = tuple(own.get(x, x) if isinstance(x, str) else x for x in listed)
         anchors = []
         for entry in _as_list(values.pop("anchors", [])):
             _check_keys(entry, ClassAnchors, "a model's anchors")

@@ -202,7 +202,8 @@ class PredictMixin:
             )
         elif palette.tasks != tasks:
             raise ValueError(f"the palette's tasks are {palette.tasks}, the model's {tasks}.")
-        return palette
+        # Names of the network's know what its tasks are.
+        return Palette(palette.ids, tasks) if isinstance(palette, Palette) else palette
 
 
 def _predict(

@@ -76,7 +76,8 @@ class Prediction:
             ValueError: If the task is of another kind or was not asked for, or the prediction was
                 made without raw outputs.
         """
-        spec = get_task(task)
+        known = self.palette.tasks
+        spec = get_task(known[known.index(task)] if task in known else task)
         if spec.kind != "classes":
             raise ValueError(
                 f"{task} has no classes; its labels are "

@@ -198,8 +198,9 @@ class TrainConfig:
                 )
         for table in ("loss_weights", "task_shares"):
             for task in getattr(self, table):
-                if task not in TASKS:
-                    raise ValueError(f"unknown task {task!r} in {table}{nearest(task, TASKS)}")
+                known = {*TASKS, *self.model.tasks}
+                if task not in known:
+                    raise ValueError(f"unknown task {task!r} in {table}{nearest(task, known)}")
         for task, share in self.task_shares.items():
             if type(share) is not int or share < 0:
                 raise ValueError(f"task_shares are whole numbers; got {share!r} for {task}.")
