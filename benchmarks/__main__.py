@@ -12,8 +12,8 @@ from benchmarks.labels import reading
 from benchmarks.speed import PARTS as SPEED_PARTS
 from benchmarks.speed import Bench, Part, Speed
 from benchmarks.speed import measure as measure_speed
+from ctnet.checks import did_you_mean
 from ctnet.evaluation.results import read_results
-from ctnet.tasks import nearest
 from tools.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
 from tools.pages import replace_marked
 from tools.result_tables import metrics_table
@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _speed(args: argparse.Namespace) -> None:
     for part in args.parts:
         if part not in PARTS:
-            raise ValueError(f"unknown measurement {part!r}{nearest(part, PARTS)}")
+            raise ValueError(f"unknown measurement {part!r}{did_you_mean(part, PARTS)}")
     bench = Bench(args.device, args.rounds, args.quick, args.compile)
     parts = {part: PARTS[part] for part in args.parts or PARTS}
     found = measure_speed(bench, parts, args.threads)

@@ -12,13 +12,8 @@ from torchmetrics.classification import MulticlassCalibrationError
 from tqdm import tqdm
 
 import ctnet
-from ctnet.data.dataset import (
-    CompositeDataset,
-    LabelSource,
-    measured_images,
-    open_source,
-    taken_evenly,
-)
+from ctnet.data.dataset import CompositeDataset, measured_images, open_source, taken_evenly
+from ctnet.data.label_source import LabelSource
 from ctnet.labels import AnchorReader, ClassReader, task_anchors
 from ctnet.models.base import CompositeModel
 from ctnet.tasks import IGNORE, get_task

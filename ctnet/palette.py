@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from ctnet.checks import did_you_mean
 from ctnet.outputs import png_mark
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, TASKS, TaskName, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, TASKS, TaskName, get_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +103,7 @@ class Palette:
             ValueError: If the palette has no such task.
         """
         if task not in self.tasks:
-            raise ValueError(f"unknown task {task!r}{nearest(task, self.tasks)}")
+            raise ValueError(f"unknown task {task!r}{did_you_mean(task, self.tasks)}")
         return self.tasks.index(task)
 
     def requested(self) -> tuple[str, ...]:
@@ -172,7 +173,7 @@ class Palette:
             raise ValueError("no task to draw from.")
         for name in drawn:
             if name not in names:
-                raise ValueError(f"unknown task {name!r}{nearest(name, names)}")
+                raise ValueError(f"unknown task {name!r}{did_you_mean(name, names)}")
         choices = [names.index(name) for name in drawn]
         return np.asarray(choices, np.uint8)[generator.integers(len(choices), size=shape)]
 

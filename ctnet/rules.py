@@ -16,8 +16,9 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ctnet.checks import did_you_mean
 from ctnet.palette import Palette, Size
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, TASKS, VOC_CLASSES, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, TASKS, VOC_CLASSES, get_task
 
 S = "S"
 """Name for asking one task everywhere, for each task in turn: five palettes, and so no one rule."""
@@ -53,7 +54,7 @@ class Rule:
     def __post_init__(self) -> None:
         kinds = get_args(RuleKind)
         if self.kind not in kinds:
-            raise ValueError(f"unknown kind of rule {self.kind!r}{nearest(self.kind, kinds)}")
+            raise ValueError(f"unknown kind of rule {self.kind!r}{did_you_mean(self.kind, kinds)}")
         if (self.kind == "single") != (self.task is not None):
             raise ValueError(f"rule {self.name!r}: a single rule, and no other, names its task.")
         if self.mapping and self.kind != "semantic":
@@ -62,7 +63,7 @@ class Rule:
             if cls not in self.classes:
                 raise ValueError(
                     f"rule {self.name!r} names the unknown class {cls!r}"
-                    f"{nearest(cls, self.classes)}"
+                    f"{did_you_mean(cls, self.classes)}"
                 )
 
     @property
@@ -89,7 +90,8 @@ class Rule:
                 continue
             if task not in tasks:
                 raise ValueError(
-                    f"rule {self.name!r} asks for the unknown task {task!r}{nearest(task, tasks)}"
+                    f"rule {self.name!r} asks for the unknown task {task!r}"
+                    f"{did_you_mean(task, tasks)}"
                 )
             table[self.classes.index(cls)] = tuple(tasks).index(task)
         return table
@@ -173,7 +175,7 @@ def single(task: str, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
         ValueError: If the task is unknown.
     """
     if task not in tasks:
-        raise ValueError(f"unknown task {task!r}{nearest(task, tasks)}")
+        raise ValueError(f"unknown task {task!r}{did_you_mean(task, tasks)}")
     return Rule(f"single:{task}", "single", task=task)
 
 
@@ -195,7 +197,7 @@ def get_rule(name: str, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
         return load_rule(name, tasks)
     known = {**RULES, **ALIASES}
     if name not in known:
-        raise ValueError(f"unknown rule {name!r}{nearest(name, [*known, 'single:TASK'])}")
+        raise ValueError(f"unknown rule {name!r}{did_you_mean(name, [*known, 'single:TASK'])}")
     return known[name]
 
 
@@ -229,7 +231,7 @@ def load_rule(path: str | Path, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
     specs = TASKS | {name: get_task(name) for name in tasks}
     if reads not in specs or not specs[reads].classes:
         known = [name for name, task in specs.items() if task.classes]
-        raise ValueError(f"{path} reads the class map of {reads!r}{nearest(reads, known)}")
+        raise ValueError(f"{path} reads the class map of {reads!r}{did_you_mean(reads, known)}")
     name = str(content.get("name", path.stem))
     rule = Rule(name, "semantic", mapping=pairs, reads=reads, classes=specs[reads].classes)
     rule.table(tasks)

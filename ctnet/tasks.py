@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, get_args
+
+from ctnet.checks import check_keys, did_you_mean
 
 Color = tuple[int, int, int]
 Kind = Literal["classes", "probability", "normals"]
@@ -56,11 +57,7 @@ class TaskSpec:
         Raises:
             ValueError: If a key is missing or unknown.
         """
-        known = {entry.name for entry in fields(cls)}
-        if not isinstance(values, Mapping):
-            raise ValueError(f"a task is a table; got {values!r:.200}.")
-        if not {"name", "title", "kind", "color"} <= set(values) <= known:
-            raise ValueError(f"a task has the keys {sorted(known)}; got {sorted(values)}.")
+        check_keys(values, cls, "a task")
         names = [values[key] for key in ("name", "title", "kind")]
         classes, colors = (tuple(values.get(key, ())) for key in ("classes", "class_colors"))
         if not all(isinstance(name, str) for name in (*names, *classes)):
@@ -200,7 +197,9 @@ def check_task(spec: TaskSpec) -> TaskSpec:
     if not spec.name.isidentifier():
         raise ValueError(f"a task's name is letters, digits and underscores; got {spec.name!r}.")
     if spec.kind not in get_args(Kind):
-        raise ValueError(f"unknown kind of task {spec.kind!r}{nearest(spec.kind, get_args(Kind))}")
+        raise ValueError(
+            f"unknown kind of task {spec.kind!r}{did_you_mean(spec.kind, get_args(Kind))}"
+        )
     least = 2 if spec.kind == "classes" else 0
     if len(spec.classes) < least or (spec.classes and not least):
         raise ValueError(
@@ -243,14 +242,6 @@ def register_task(spec: TaskSpec) -> TaskSpec:
     return spec
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Ends an error message on an unknown name: the nearest match and all that is allowed."""
-    choices = list(allowed)
-    close = difflib.get_close_matches(name, choices, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} Allowed: {', '.join(choices)}." if hint else f"; allowed: {', '.join(choices)}."
-
-
 def get_task(name: str) -> TaskSpec:
     """Returns the task of that name: the one that it knows (:class:`TaskName`), or a known one.
 
@@ -260,5 +251,5 @@ def get_task(name: str) -> TaskSpec:
     if isinstance(name, TaskName):
         return name.spec
     if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}{nearest(name, TASKS)}")
+        raise ValueError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
     return TASKS[name]

@@ -1,131 +1,110 @@
-"""COCO instances and PASCAL VOC as folders of photographs and class maps."""
+"""Other systems that start from a CTN."""
 
-import json
+from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
+import torch
+from conftest import SUBPIXEL, TINY
 
-from ctnet.cli.main import main
-from ctnet.data.check import check_data
-from ctnet.data.convert import convert_coco, convert_voc
-from ctnet.data.folder import FolderSource
-from ctnet.tasks import voc_color
-
-HEIGHT, WIDTH = 30, 40
-
-
-def write_photograph(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((HEIGHT, WIDTH, 3), 90, np.uint8)).save(path)
+from ctnet.models.base import build
+from ctnet.models.convert import adapt_weights
+from ctnet.models.palette_network import PaletteNetwork
+from ctnet.tasks import DEFAULT_TASKS
+from ctnet.training.config import TrainConfig
+from ctnet.training.trainer import Trainer
 
 
-def box(left, top, right, bottom):
-    return [[left, top, right, top, right, bottom, left, bottom]]
+@pytest.fixture(params=[TINY, SUBPIXEL], ids=["tiny", "subpixel"])
+def decoder(request):
+    return request.param
 
 
-@pytest.fixture
-def coco(tmp_path):
-    """Two photographs; on the first a small cup in front of a table, and a crowd of cups."""
-    for name in ("a.jpg", "b.jpg"):
-        write_photograph(tmp_path / "photos" / name)
-    crowd = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * 2, HEIGHT * (WIDTH - 2)]}
-    instances = [
-        (1, 1, 9, box(10, 10, 20, 20), 100, 0),
-        (2, 1, 40, box(5, 5, 35, 25), 600, 0),
-        (3, 1, 9, crowd, 60, 1),
-        (4, 2, 40, box(0, 0, 40, 30), 1200, 0),
-    ]
-    content = {
-        "images": [
-            {"id": number, "file_name": f"{name}.jpg", "height": HEIGHT, "width": WIDTH}
-            for number, name in ((1, "a"), (2, "b"))
-        ],
-        "categories": [{"id": 40, "name": "table"}, {"id": 9, "name": "cup"}],
-        "annotations": [
-            {"id": i, "image_id": image, "category_id": category, "segmentation": mask,
-             "area": area, "iscrowd": crowded, "bbox": [0, 0, 1, 1]}
-            for i, image, category, mask, area, crowded in instances
-        ],
-    }  # fmt: skip
-    (tmp_path / "instances.json").write_text(json.dumps(content))
-    return tmp_path
+@pytest.mark.parametrize("task", DEFAULT_TASKS)
+def test_a_specialized_decoder_does_what_the_ctn_does(make_model, decoder, task):
+    model = make_model(decoder=decoder).double()
+    number = DEFAULT_TASKS.index(task)
+    image = torch.rand(2, 3, 64, 96, dtype=torch.float64)
+    with torch.inference_mode():
+        features = model.encode(image)
+        plain = model.decoder.specialize(model.representation()[number])
+        found = plain(features.image, features.pyramids[0], None)
+        expected = model.decode(features, torch.full((64, 96), number))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
-class TestCoco:
-    def test_class_maps(self, coco):
-        folder = convert_coco(coco / "instances.json", coco / "photos", coco / "data", "kitchen")
-        source = FolderSource(folder, "train", 0.0)
-        assert source.specs["kitchen"].classes == ("background", "cup", "table")
-        first, second = (source.load(index)["kitchen"] for index in range(2))
-        expected = np.zeros((HEIGHT, WIDTH), np.uint8)
-        expected[5:25, 5:35] = 2
-        expected[10:20, 10:20] = 1
-        expected[:, :2] = 255
-        assert (first != expected).mean() < 0.08, "but for the rasterizing of borders"
-        assert (first[12:18, 12:18] == 1).all() and (first[:, :2] == 255).all()
-        assert (second[2:-2, 2:-2] == 2).all()
+def test_a_palette_network_starts_from_segmentation(make_model, decoder):
+    model = make_model(decoder=decoder)
+    config = replace(model.config, system="palette")
+    network = PaletteNetwork(config).eval()
+    network.load_state_dict(adapt_weights(model.state_dict(), config), strict=True)
+    image = torch.rand(1, 3, 64, 96)
+    seen = []
+    for decoder in (network.decoder, model.decoder):
+        decoder.stages[-1].register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.inference_mode():
+        assert not network(image).any()
+        model(image, torch.zeros(64, 96, dtype=torch.int64))
+    torch.testing.assert_close(*seen, rtol=0, atol=1e-5)
 
-    def test_command_line(self, coco, capsys):
-        words = ["data", "convert-coco", str(coco / "instances.json"), "--out", str(coco / "data")]
-        assert main([*words, "--images", str(coco / "photos")]) == 0
-        assert main(["data", "check", str(coco / "data")]) == 0
-        assert "table" in capsys.readouterr().out
 
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ("missing", "no file"),
-            ("no JSON", "holds no COCO instances"),
-            ("a list", "holds no COCO instances"),
-            ("no categories", "has 0 categories"),
-            ("full", "holds something already"),
-        ],
+@pytest.mark.parametrize("system", ["mhn", "stn"])
+def test_a_plain_network_does_what_the_ctn_does(make_model, decoder, system):
+    model = make_model(decoder=decoder)
+    config = replace(model.config, system=system)
+    plain = build(config).eval()
+    plain.load_state_dict(adapt_weights(model.state_dict(), config), strict=True)
+    image = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        for number in range(len(DEFAULT_TASKS)):
+            palette = torch.full((64, 96), number)
+            torch.testing.assert_close(
+                plain(image, palette), model(image, palette), rtol=1e-4, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("system", ["ctn", "mhn", "stn"])
+def test_weights_of_the_system_itself_stay(make_model, system):
+    model = make_model(system)
+    weights = model.state_dict()
+    found = adapt_weights(weights, model.config)
+    assert list(found) == list(weights)
+    assert all(found[name] is weights[name] for name in weights)
+
+
+def test_a_ctn_of_other_widths_or_tasks_is_refused(make_model):
+    weights = make_model().state_dict()
+    config = replace(make_model("stn").config, decoder="compact")
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        adapt_weights(weights, config)
+    with pytest.raises(RuntimeError, match="codes"):
+        adapt_weights(weights, replace(make_model("stn").config, tasks=("seg", "edges")))
+
+
+@pytest.mark.parametrize("system", ["mhn", "stn"])
+def test_training_starts_from_a_run_of_a_ctn(write_photographs, make_model, tmp_path, system):
+    """The heads of the run go on too, one copy for every decoder."""
+    root = tmp_path / "data"
+    root.mkdir()
+    write_photographs(root)
+    config = TrainConfig(
+        "start", make_model().config, "S", str(root), pretrained_encoder=False, crop_size=64,
+        batch_size=2, steps=2, warmup_steps=0, device="cpu", workers=0, aux_loss_weight=1.0,
+    )  # fmt: skip
+    ctn = Trainer(config, tmp_path / "ctn")
+    ctn.train()
+    plain = replace(
+        config, model=replace(config.model, system=system), init=str(tmp_path / "ctn"), seed=1
     )
-    def test_bad_input(self, coco, change, message):
-        file = coco / "instances.json"
-        if change == "missing":
-            file.unlink()
-        elif change == "no JSON":
-            file.write_text("instances")
-        elif change == "a list":
-            file.write_text("[]")
-        elif change == "no categories":
-            file.write_text(json.dumps({**json.loads(file.read_text()), "categories": []}))
-        else:
-            write_photograph(coco / "data" / "x.jpg")
-        with pytest.raises((ValueError, FileNotFoundError), match=message):
-            convert_coco(file, coco / "photos", coco / "data")
-
-
-@pytest.fixture
-def voc(tmp_path):
-    root = tmp_path / "VOCdevkit" / "VOC2012"
-    (root / "SegmentationClass").mkdir(parents=True)
-    lists = root / "ImageSets" / "Segmentation"
-    lists.mkdir(parents=True)
-    for split, stem, number in (("train", "p1", 12), ("val", "p2", 15)):
-        write_photograph(root / "JPEGImages" / f"{stem}.jpg")
-        ids = np.full((HEIGHT, WIDTH), number, np.uint8)
-        ids[0] = 255
-        picture = Image.fromarray(ids, "P")
-        table = [channel for index in range(256) for channel in voc_color(index)]
-        picture.putpalette(table)
-        picture.save(root / "SegmentationClass" / f"{stem}.png")
-        (lists / f"{split}.txt").write_text(f"{stem}\n")
-    return root
-
-
-class TestVoc:
-    def test_class_maps_and_split(self, voc, tmp_path):
-        folder = convert_voc(voc, tmp_path / "data")
-        for split, number in (("train", 12), ("val", 15)):
-            source = FolderSource(folder, split)
-            label = source.load(0)["seg"]
-            assert len(source.ids) == 1 and (label[1:] == number).all() and (label[0] == 255).all()
-        assert not check_data(folder).problems
-
-    def test_command_line(self, voc, tmp_path, capsys):
-        assert main(["data", "convert-voc", str(voc), "--out", str(tmp_path / "data")]) == 0
-        assert main(["data", "convert-voc", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
-        assert "is no folder VOCdevkit/VOC2012" in capsys.readouterr().err
+    trainer = Trainer(plain, tmp_path / system)
+    heads, theirs = trainer.auxiliary.state_dict(), ctn.auxiliary.state_dict()
+    assert len(trainer.auxiliary.composite) == len(DEFAULT_TASKS)
+    for name, value in heads.items():
+        assert torch.equal(value, theirs[name.replace(name.split(".")[1], "0")
+                                         if name.startswith("composite") else name])  # fmt: skip
+    palette = torch.full((64, 64), 1)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        found = trainer.model.eval()(image, palette)
+        expected = ctn.finish()(image, palette)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    trainer.train()

@@ -18,13 +18,13 @@ from ctnet import create
 from ctnet.data.compositemt import CompositeMTMini
 from ctnet.data.dataset import (
     CompositeDataset,
-    LabelSource,
     Sample,
     StepSampler,
     collate,
     open_source,
     sampling_weights,
 )
+from ctnet.data.label_source import LabelSource
 from ctnet.data.pascal_mt import PascalMT, decode_colors, region_boundaries
 from ctnet.data.transforms import training_transform
 from ctnet.evaluation.evaluate import evaluate

@@ -55,11 +55,11 @@ FILE = ENTRY["files"]["config.json"]
         ({"files": {**ENTRY["files"], "pytorch_model.bin": FILE}}, "keys"),
         ({"files": {"config.json": FILE}}, "keys"),
         ({"files": [FILE]}, "files are a table"),
-        ({"files": {**ENTRY["files"], "config.json": FILE["sha256"]}}, "sha256 and size"),
+        ({"files": {**ENTRY["files"], "config.json": FILE["sha256"]}}, "is a table; got"),
         ({"files": {**ENTRY["files"], "config.json": {**FILE, "sha256": "0" * 63}}}, "64 hexa"),
         ({"files": {**ENTRY["files"], "config.json": {**FILE, "size": 1 << 60}}}, "size is 0 to"),
         ({"files": {**ENTRY["files"], "config.json": {**FILE, "size": -1}}}, "size is 0 to"),
-        ({"files": {**ENTRY["files"], "config.json": {**FILE, "url": "x"}}}, "sha256 and size"),
+        ({"files": {**ENTRY["files"], "config.json": {**FILE, "url": "x"}}}, "unknown key 'url'"),
         ({"card": "../README.md"}, "card of a model is"),
         ({"parameters": 0}, "parameters of a model is"),
         ({"parameters": 1.5}, "parameters of a model is"),
@@ -70,7 +70,7 @@ FILE = ENTRY["files"]["config.json"]
         ({"revision": "0" * 40}, "both null"),
         ({"repo_id": "org/x", "revision": "main"}, "both null"),
         ({"repo_id": "../x", "revision": "0" * 40}, "ORG/REPO"),
-        ({"code": "import os"}, r"unknown \['code'\]"),
+        ({"code": "import os"}, "unknown key 'code'"),
     ],
 )
 def test_malformed_entries_are_refused(change, words):

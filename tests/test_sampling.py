@@ -13,14 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ctnet.data.dataset import (
-    CompositeDataset,
-    LabelSource,
-    StepSampler,
-    open_source,
-    sampling_weights,
-)
+from ctnet.data.dataset import CompositeDataset, StepSampler, open_source, sampling_weights
 from ctnet.data.device_data import DeviceData
+from ctnet.data.label_source import LabelSource
 from ctnet.data.sampling import Balance, ClassDraws, count_classes
 from ctnet.data.transforms import training_transform
 from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES

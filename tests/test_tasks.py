@@ -2,7 +2,8 @@
 
 import pytest
 
-from ctnet.tasks import DEFAULT_TASKS, PART_CLASSES, TASKS, VOC_CLASSES, Task, get_task, nearest
+from ctnet.checks import did_you_mean
+from ctnet.tasks import DEFAULT_TASKS, PART_CLASSES, TASKS, VOC_CLASSES, Task, get_task
 
 PUBLISHED_VOC = [
     ("background", (0, 0, 0)),
@@ -92,5 +93,5 @@ def test_unknown_task_is_explained(name, message):
 
 
 def test_nearest_without_choice_near():
-    assert nearest("qqq", ["ab", "cd"]) == "; allowed: ab, cd."
-    assert nearest("abb", iter(["ab", "cd"])) == "; did you mean 'ab'? Allowed: ab, cd."
+    assert did_you_mean("qqq", ["ab", "cd"]) == "; allowed: ab, cd."
+    assert did_you_mean("abb", iter(["ab", "cd"])) == "; did you mean 'ab'? Allowed: ab, cd."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ctnet.tasks import nearest
+from ctnet.checks import did_you_mean
 
 LEVELS = (1, 2, 4, 8, 16, 32)
 """Strides at which the decoder works; the palette is needed at each."""
@@ -127,5 +127,5 @@ def get_decoder_config(name: str) -> DecoderConfig:
         ValueError: If the name is unknown; the message names the nearest match.
     """
     if name not in DECODERS:
-        raise ValueError(f"unknown decoder {name!r}{nearest(name, DECODERS)}")
+        raise ValueError(f"unknown decoder {name!r}{did_you_mean(name, DECODERS)}")
     return DECODERS[name]

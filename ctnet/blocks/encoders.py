@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ctnet.blocks.efficientnet_lite import SCALES, EfficientNetLite, published_weights
-from ctnet.tasks import nearest
+from ctnet.checks import did_you_mean
 
 Pretrained = bool | str | Path
 """Whether to start from ImageNet weights, or the file that holds them."""
@@ -152,7 +152,7 @@ def create_encoder(name: str, pretrained: Pretrained = False) -> Encoder:
     if name.startswith(TIMM_PREFIX):
         return cast(Encoder, TimmEncoder(name.removeprefix(TIMM_PREFIX), pretrained))
     if name not in BUILDERS:
-        raise ValueError(f"unknown encoder {name!r}{nearest(name, (*BUILDERS, 'timm:NAME'))}")
+        raise ValueError(f"unknown encoder {name!r}{did_you_mean(name, (*BUILDERS, 'timm:NAME'))}")
     return BUILDERS[name](pretrained)
 
 

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ctnet.checks import did_you_mean
 from ctnet.cli.commands import Commands
-from ctnet.tasks import nearest
 
 
 def add_commands(commands: Commands) -> None:
@@ -63,7 +63,9 @@ def _list(args: argparse.Namespace) -> int:
 
     names = list_models(args.pattern)
     if not names:
-        raise ValueError(f"no model matches {args.pattern!r}{nearest(args.pattern, list_models())}")
+        raise ValueError(
+            f"no model matches {args.pattern!r}{did_you_mean(args.pattern, list_models())}"
+        )
     for name in names:
         info = model_info(name)
         print(f"{name:<14}{info.parameters / 1e6:6.2f} M parameters  {info.summary}")

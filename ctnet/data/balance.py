@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ctnet.data.dataset import LabelSource
+from ctnet.data.label_source import LabelSource
 from ctnet.data.sampling import LEAST_PIXELS, count_pixels
 from ctnet.data.teacher import TASK, find_teacher
 from ctnet.tasks import get_task

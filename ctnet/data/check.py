@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ctnet.data.dataset import LabelSource, open_source
+from ctnet.data.dataset import open_source
 from ctnet.data.folder import FolderSource, Problem
 from ctnet.data.label_files import LabelError, NoPhotographsError
+from ctnet.data.label_source import LabelSource
 from ctnet.data.wrapped import source_files
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, TASKS, TaskSpec
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageColor
 
-from ctnet.tasks import IGNORE, TASKS, Color, Kind, TaskSpec, nearest, voc_color
+from ctnet.checks import did_you_mean
+from ctnet.tasks import IGNORE, TASKS, Color, Kind, TaskSpec, voc_color
 
 CLASSES_FILE = "classes.toml"
 
@@ -115,10 +116,12 @@ def _read_table(name: str, table: object, number: int) -> MaskCode:
         raise ValueError(f"every task is a table ([{name}]); got {table!r:.100}.")
     for key in table:
         if key not in KEYS:
-            raise ValueError(f"unknown key {key!r} of {name}{nearest(key, KEYS)}")
+            raise ValueError(f"unknown key {key!r} of {name}{did_you_mean(key, KEYS)}")
     kind = table.get("kind", TASKS[name].kind if name in TASKS else "classes")
     if kind not in get_args(Kind):
-        raise ValueError(f"unknown kind {kind!r} of {name}{nearest(str(kind), get_args(Kind))}")
+        raise ValueError(
+            f"unknown kind {kind!r} of {name}{did_you_mean(str(kind), get_args(Kind))}"
+        )
     names = _texts(name, "names", table.get("names", ()))
     if kind != "classes":
         if names:
@@ -139,7 +142,7 @@ def _read_table(name: str, table: object, number: int) -> MaskCode:
         own = TASKS[name].classes
         for entry in names:
             if entry not in own:
-                raise ValueError(f"{name} has no class {entry!r}{nearest(entry, own)}")
+                raise ValueError(f"{name} has no class {entry!r}{did_you_mean(entry, own)}")
         return MaskCode(TASKS[name], ids, tuple(own.index(entry) for entry in names), ignore)
     colors = None
     if "colors" in table:

@@ -88,7 +88,7 @@ class CompositeMTMini:
         return self.rows[index].get(task) or ""
 
     def load(self, index: int) -> dict[str, np.ndarray]:
-        """Reads an image and the labels that exist; see :class:`~.datasets.LabelSource`.
+        """Reads an image and the labels that exist; see :class:`~.label_source.LabelSource`.
 
         Raises:
             FileNotFoundError: If a file is missing.
@@ -129,7 +129,7 @@ class CompositeMTMini:
         return read_class_map(self.teacher_file(index), get_task("seg"))
 
     def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
-        """Returns the sources with the best labels; see :class:`~.datasets.LabelSource`.
+        """Returns the sources with the best labels; see :class:`~.label_source.LabelSource`.
 
         Sources of the user's own are as good as the best; where none of these has the task, all
         that have it are taken.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 
+from ctnet.checks import did_you_mean
 from ctnet.data.compositemt import CompositeMTMini
 from ctnet.data.derived import DERIVATIONS, DerivedLabels
 from ctnet.data.folder import FolderSource, is_folder_layout
 from ctnet.data.held_out import SPLITS, split_train
+from ctnet.data.label_source import LabelSource
 from ctnet.data.pascal_mt import PascalMT
 from ctnet.data.sampling import ClassDraws
 from ctnet.data.teacher import Teacher, TeacherSource
@@ -30,7 +32,7 @@ from ctnet.data.transforms import (
 from ctnet.data.working_size import WorkingSizeSource
 from ctnet.data.wrapped import CachedSource, SubsetSource
 from ctnet.rules import R1, Rule
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskName, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskName, get_task
 
 LABEL_TYPES = {"classes": tv_tensors.Mask, "probability": Strength, "normals": Normals}
 
@@ -95,54 +97,6 @@ def collate(samples: Sequence[Sample]) -> Sample:
         stack([s.uncolored for s in samples]),
         stack([s.inside for s in samples]),
     )
-
-
-class LabelSource(Protocol):
-    """Where images and labels come from: one class for each layout on disk.
-
-    It may also have ``files(index)``, the paths that an image and its labels are read from
-    (:func:`~.wrapped.source_files`): a training that goes on notices by them that data changed.
-    """
-
-    name: str
-    """The data set's name."""
-
-    split: str
-    """The split that is open."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the images."""
-        ...
-
-    def load(self, index: int) -> dict[str, np.ndarray]:
-        """Reads ``image`` (H,W,3) and the labels that exist, uint8, by task name.
-
-        Class maps are (H,W) with 255 = not labeled, strengths (H,W), normals (H,W,3) as
-        (n+1)/2 * 255; ``NAME.valid`` (H,W) bool says where a label counts if not everywhere.
-        """
-        ...
-
-    def origin(self, index: int) -> str:
-        """Returns the name of the source that an image is from."""
-        ...
-
-    def kind(self, index: int, task: str) -> str:
-        """Returns ``true``, ``distilled`` or, where there is no label, an empty string."""
-        ...
-
-    def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
-        """Returns the sources whose labels of a task are the best to measure on.
-
-        Args:
-            task: Name of the task.
-            semantic: Only sources that have a class map throughout, as semantic rules need.
-        """
-        ...
-
-    def annotators(self, index: int) -> list[np.ndarray] | None:
-        """Returns the boundaries (H,W) that each human drew, where they are known."""
-        ...
 
 
 SOURCES: Mapping[str, Callable[[str | Path, str], LabelSource]] = {
@@ -214,7 +168,7 @@ def open_source(
     if layout == AUTO:
         layout = find_layout(root)
     if layout not in SOURCES:
-        raise ValueError(f"unknown layout {layout!r}{nearest(layout, (AUTO, *SOURCES))}")
+        raise ValueError(f"unknown layout {layout!r}{did_you_mean(layout, (AUTO, *SOURCES))}")
     if teacher != "none" and split not in ("train", "held-in"):
         raise ValueError(f"a teacher's labels are for training alone; got the split {split!r}.")
     part = "train" if split in SPLITS else split
@@ -414,7 +368,7 @@ def sampling_weights(dataset: CompositeDataset, source_weights: Mapping[str, flo
     origins = [source.origin(index) for index in indices]
     for name in source_weights:
         if name not in origins:
-            raise ValueError(f"no image is from source {name!r}{nearest(name, set(origins))}")
+            raise ValueError(f"no image is from source {name!r}{did_you_mean(name, set(origins))}")
     weights = [source_weights.get(name, 1.0) for name in origins]
     rule = dataset.rule
     needed = None if rule is None else rule.reads if rule.needs_labels else rule.task

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctnet.data.label_source import LabelSource
 from ctnet.data.wrapped import WrappedSource
 from ctnet.tasks import IGNORE, TaskSpec, register_task
-
-if TYPE_CHECKING:
-    from ctnet.data.dataset import LabelSource
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class Derivation:
     Attributes:
         task: The task that gets labels.
         origin: Name of the task that they are made from.
-        make: Maps the origin's label, as :meth:`~.datasets.LabelSource.load` gives it, to the new
+        make: Maps the origin's label, as :meth:`~.label_source.LabelSource.load` gives it, to the new
             label of the same convention and to where that counts (H,W) bool.
     """
 
@@ -45,7 +42,7 @@ DERIVATIONS = {
 
 
 class DerivedLabels(WrappedSource):
-    """A label source with labels for one task more; see :class:`~.datasets.LabelSource`.
+    """A label source with labels for one task more; see :class:`~.label_source.LabelSource`.
 
     Args:
         source: Where the other labels come from.

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ctnet.data.dataset import LabelSource, Sample
+from ctnet.data.dataset import Sample
+from ctnet.data.label_source import LabelSource
 from ctnet.data.palette_batches import make_palettes
 from ctnet.data.transforms import JITTER
 from ctnet.rules import Rule

@@ -124,7 +124,7 @@ class FolderSource:
         return {name: code.task for name, code in self.codes.items()}
 
     def load(self, index: int) -> dict[str, npt.NDArray[Any]]:
-        """Reads an image and the labels that exist; see :class:`~.dataset.LabelSource`.
+        """Reads an image and the labels that exist; see :class:`~.label_source.LabelSource`.
 
         Raises:
             LabelError: If a file cannot be read or used; the message names it.

@@ -8,12 +8,9 @@ on every machine, in every layout, and however many photographs are added.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
+from ctnet.data.label_source import LabelSource
 from ctnet.data.wrapped import SubsetSource
-
-if TYPE_CHECKING:
-    from ctnet.data.dataset import LabelSource
 
 SPLITS = ("held-in", "held-out")
 """What ``train`` splits into."""

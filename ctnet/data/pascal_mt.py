@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ctnet.checks import did_you_mean
 from ctnet.data.label_files import LabelError, read_photograph
-from ctnet.tasks import COLOR_MAP_CLASSES, IGNORE, PART_CLASSES, VOC_CLASSES, nearest
+from ctnet.tasks import COLOR_MAP_CLASSES, IGNORE, PART_CLASSES, VOC_CLASSES
 
 FILES = {
     "seg": ("semantic_segmentation", ".png"),
@@ -60,7 +61,7 @@ class PascalMT:
         self._normals_classes = self._read_normals_classes() if has_normals else []
 
     def load(self, index: int) -> dict[str, npt.NDArray[Any]]:
-        """Reads an image and the labels that exist, as :class:`~.datasets.LabelSource` has it.
+        """Reads an image and the labels that exist, as :class:`~.label_source.LabelSource` has it.
 
         Raises:
             FileNotFoundError: If there is no such photograph.
@@ -98,22 +99,22 @@ class PascalMT:
         return [photograph, *(path for path in labels if path.is_file())]
 
     def origin(self, index: int) -> str:
-        """Returns the same name for all; see :class:`~.datasets.LabelSource`."""
+        """Returns the same name for all; see :class:`~.label_source.LabelSource`."""
         return "pascal"
 
     def kind(self, index: int, task: str) -> str:
-        """Says what a label is, see :class:`~.datasets.LabelSource`, by what files are there."""
+        """Says what a label is, see :class:`~.label_source.LabelSource`, by what files are there."""
         there = task in FILES and self._file(index, task).is_file()
         if not there or (task == "normals" and not self.kind(index, "edges")):
             return ""
         return "distilled" if task in ("saliency", "normals") else "true"
 
     def measured_on(self, task: str, semantic: bool) -> Sequence[str]:
-        """Returns the sources with the best labels; see :class:`~.datasets.LabelSource`."""
+        """Returns the sources with the best labels; see :class:`~.label_source.LabelSource`."""
         return ("pascal",)
 
     def annotators(self, index: int) -> None:
-        """Nobody drew these boundaries; see :class:`~.datasets.LabelSource`."""
+        """Nobody drew these boundaries; see :class:`~.label_source.LabelSource`."""
 
     def _folder(self, task: str) -> Path:
         return self.root / FILES[task][0]
@@ -130,7 +131,7 @@ class PascalMT:
                 )
         splits = {path.stem: path for path in sorted(folder.glob("*.txt"))}
         if split not in splits:
-            raise ValueError(f"PASCAL-MT has no split {split!r}{nearest(split, splits)}")
+            raise ValueError(f"PASCAL-MT has no split {split!r}{did_you_mean(split, splits)}")
         ids = splits[split].read_text("utf-8").split()
         if not ids:
             raise ValueError(f"{splits[split]} lists no images.")

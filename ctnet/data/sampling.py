@@ -11,16 +11,13 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ctnet.data.label_source import LabelSource
 from ctnet.tasks import IGNORE, get_task
-
-if TYPE_CHECKING:
-    from ctnet.data.dataset import LabelSource
 
 LEAST_PIXELS = 100
 """A photograph has a class where so many pixels show it."""

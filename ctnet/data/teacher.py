@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
+from ctnet.checks import did_you_mean
 from ctnet.data.compositemt import CompositeMTMini
+from ctnet.data.label_source import LabelSource
 from ctnet.data.wrapped import WrappedSource
-from ctnet.tasks import IGNORE, nearest
-
-if TYPE_CHECKING:
-    from ctnet.data.dataset import LabelSource
+from ctnet.tasks import IGNORE
 
 Teacher = Literal["none", "missing", "everywhere"]
 """Where a teacher's class maps are used: nowhere, on photographs that have no class map, or on
@@ -26,7 +25,7 @@ TASK = "seg"
 class TeacherSource(WrappedSource):
     """A label source whose missing labels of ``seg`` come from a teacher network.
 
-    A label that is there is never changed; see :class:`~.datasets.LabelSource`.
+    A label that is there is never changed; see :class:`~.label_source.LabelSource`.
 
     Args:
         source: The train split of CompositeMT-mini, ``teacher-seg.tar`` unpacked beside it.
@@ -44,7 +43,9 @@ class TeacherSource(WrappedSource):
     def __init__(self, source: LabelSource, use: Teacher = "missing") -> None:
         super().__init__(source)
         if use not in ("missing", "everywhere"):
-            raise ValueError(f"unknown use of a teacher {use!r}{nearest(use, get_args(Teacher))}")
+            raise ValueError(
+                f"unknown use of a teacher {use!r}{did_you_mean(use, get_args(Teacher))}"
+            )
         if not isinstance(source, CompositeMTMini):
             raise ValueError(f"{source.name} has no teacher; its labels are all there are.")
         if source.split != "train":

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ctnet.data.dataset import LabelSource
+from ctnet.data.label_source import LabelSource
 
 
 def source_files(source: LabelSource, index: int) -> Sequence[Path]:
@@ -26,7 +24,7 @@ def source_files(source: LabelSource, index: int) -> Sequence[Path]:
 
 
 class WrappedSource:
-    """A label source that gives what another one gives; see :class:`~.datasets.LabelSource`.
+    """A label source that gives what another one gives; see :class:`~.label_source.LabelSource`.
 
     Args:
         source: The other one.

@@ -13,13 +13,14 @@ from typing import Any
 from PIL import Image
 
 from ctnet import defaults
+from ctnet.checks import did_you_mean
 from ctnet.demo.downloads import labels_file, palette_file, picture_file
 from ctnet.demo.files import Limits, in_words, read_palette, read_photo
 from ctnet.demo.models import Models
 from ctnet.demo.studio import AUTO, Studio, Studios
 from ctnet.demo.views import data_uri, hexadecimal, legend, picture
 from ctnet.prediction.working_size import MIN_LONG_SIDE
-from ctnet.tasks import get_task, nearest
+from ctnet.tasks import get_task
 
 SHOWN_SIDE = 1024
 """Longest side of the photograph that is sent to the painter."""
@@ -129,7 +130,7 @@ class Handlers:
             ValueError: If there is no such example, or a choice is unknown.
         """
         if name not in self.examples:
-            raise ValueError(f"unknown example {name!r}{nearest(name, self.examples)}")
+            raise ValueError(f"unknown example {name!r}{did_you_mean(name, self.examples)}")
         path = self.examples[name]
         return self.open(page, path, choices, path.name)
 
@@ -224,7 +225,9 @@ class Handlers:
             return labels_file(studio, choices.models)
         if what == "picture":
             return picture_file(studio, choices.models, choices.view)
-        raise ValueError(f"unknown file {what!r}{nearest(what, ('palette', 'labels', 'picture'))}")
+        raise ValueError(
+            f"unknown file {what!r}{did_you_mean(what, ('palette', 'labels', 'picture'))}"
+        )
 
     def _painter(self, studio: Studio, kind: str, text: str) -> Message:
         tasks = [get_task(name) for name in studio.palette.tasks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctnet.tasks import nearest
+from ctnet.checks import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class Models:
         from ctnet.models.base import CompositeModel
 
         if name not in self.names:
-            raise ValueError(f"unknown model {name!r}{nearest(name, self.names)}")
+            raise ValueError(f"unknown model {name!r}{did_you_mean(name, self.names)}")
         if name not in self._loaded:
             self._loaded[name] = CompositeModel.from_pretrained(name, device=self._device)
         return self._loaded[name]

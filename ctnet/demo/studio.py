@@ -12,6 +12,7 @@ from threading import Lock
 import numpy as np
 from torch import Tensor
 
+from ctnet.checks import did_you_mean
 from ctnet.demo.files import Photo
 from ctnet.demo.models import Models
 from ctnet.fused.session import Session
@@ -21,7 +22,7 @@ from ctnet.palette import Palette, Size
 from ctnet.prediction.prediction import Prediction, label_array
 from ctnet.prediction.working_size import network_input
 from ctnet.rules import RULES, get_rule
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task
 
 AUTO = "auto"
 """Start that the palette network proposes."""
@@ -163,7 +164,7 @@ class Studio:
         """
         names = [start.name for start in STARTS]
         if name not in names:
-            raise ValueError(f"unknown start {name!r}{nearest(name, names)}")
+            raise ValueError(f"unknown start {name!r}{did_you_mean(name, names)}")
         tasks, size = self._models.get(model).tasks, self.photo.working_size
         if name == EMPTY:
             self.palette = Palette.empty(size, tasks)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ctnet.checks import did_you_mean
 from ctnet.demo.studio import Answer
 from ctnet.images import RGB
 from ctnet.palette import Palette
 from ctnet.prediction.colors import NORMAL_EXAMPLES, colorize
 from ctnet.prediction.prediction import Prediction
-from ctnet.tasks import IGNORE, TaskSpec, get_task, nearest
+from ctnet.tasks import IGNORE, TaskSpec, get_task
 
 COMPOSITE = "composite"
 OVERLAY = "overlay"
@@ -91,7 +92,7 @@ def draw(prediction: Prediction, view: str) -> Image.Image:
     """
     known = views(prediction.palette.tasks)
     if view not in known:
-        raise ValueError(f"unknown view {view!r}{nearest(view, known)}")
+        raise ValueError(f"unknown view {view!r}{did_you_mean(view, known)}")
     if view == COMPOSITE:
         return prediction.draw()
     if view == OVERLAY:

@@ -19,19 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ctnet import defaults
-from ctnet.data.dataset import (
-    CompositeDataset,
-    LabelSource,
-    measured_images,
-    taken_evenly,
-)
+from ctnet.checks import did_you_mean
+from ctnet.data.dataset import CompositeDataset, measured_images, taken_evenly
+from ctnet.data.label_source import LabelSource
 from ctnet.evaluation.answers import View
 from ctnet.evaluation.boundaries import BoundaryF
 from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
 from ctnet.label_tables import TableReader
 from ctnet.models.base import CompositeModel
 from ctnet.rules import Rule, S, get_rule
-from ctnet.tasks import TASKS, get_task, nearest
+from ctnet.tasks import TASKS, get_task
 
 RULE_NAMES = (S, "R1", "R2", "R3", "Rrnd")
 
@@ -222,7 +219,9 @@ def evaluate(
     names = model.tasks if parsed is None else parsed.requested(model.tasks)
     for task in tasks or ():
         if task not in names:
-            raise ValueError(f"{rule} does not ask for the task {task!r}{nearest(task, names)}")
+            raise ValueError(
+                f"{rule} does not ask for the task {task!r}{did_you_mean(task, names)}"
+            )
     names = tuple(task for task in names if tasks is None or task in tasks)
     readers = model.readers if label_tables else model.anchor_readers
     by_task = {task: tuple(source.measured_on(task, semantic)) for task in names}
@@ -269,7 +268,7 @@ def _find_rule(name: str, tasks: Sequence[str]) -> Rule:
     try:
         return get_rule(name, tasks)
     except ValueError as error:
-        raise ValueError(f"unknown rule {name!r}{nearest(name, RULE_NAMES)}") from error
+        raise ValueError(f"unknown rule {name!r}{did_you_mean(name, RULE_NAMES)}") from error
 
 
 def _plan(

@@ -7,12 +7,8 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 
-from ctnet.data.dataset import (
-    CompositeDataset,
-    LabelSource,
-    measured_images,
-    taken_evenly,
-)
+from ctnet.data.dataset import CompositeDataset, measured_images, taken_evenly
+from ctnet.data.label_source import LabelSource
 from ctnet.evaluation.evaluate import EvalResult
 from ctnet.evaluation.metrics import ClassMetric
 from ctnet.models.palette_network import PaletteNetwork

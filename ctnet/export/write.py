@@ -23,12 +23,13 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as tracing
 
+from ctnet.checks import did_you_mean
 from ctnet.export.portable import portable
 from ctnet.label_tables import LabelTables
 from ctnet.labels import task_anchors
 from ctnet.models.base import CompositeModel
 from ctnet.models.palette_network import PaletteNetwork
-from ctnet.tasks import get_task, nearest
+from ctnet.tasks import get_task
 from ctnet.version import __version__
 from ctnet.zoo.files import replacing
 
@@ -70,7 +71,7 @@ def export(
         ModuleNotFoundError: If the format is ``onnx`` and the extra ``[export]`` is missing.
     """
     if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}{nearest(format, FORMATS)}")
+        raise ValueError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}")
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name the file to write, such as {path}/model.onnx.")

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import torch
 
-from ctnet.tasks import nearest
+from ctnet.checks import did_you_mean
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -78,6 +78,6 @@ def _cpu_has_bfloat16() -> bool:
 def _checked(precision: str) -> str:
     if precision not in get_args(Precision):
         raise ValueError(
-            f"unknown precision {precision!r}{nearest(precision, get_args(Precision))}"
+            f"unknown precision {precision!r}{did_you_mean(precision, get_args(Precision))}"
         )
     return precision

@@ -8,9 +8,10 @@ from typing import cast
 import torch
 from torch import nn
 
+from ctnet.checks import did_you_mean
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.ctn import CTN
-from ctnet.tasks import TaskName, TaskSpec, get_task, nearest, register_task
+from ctnet.tasks import TaskName, TaskSpec, get_task, register_task
 
 
 def add_task(model: CompositeModel, task: str | TaskSpec, like: str | None = None) -> CTN:
@@ -44,7 +45,7 @@ def add_task(model: CompositeModel, task: str | TaskSpec, like: str | None = Non
     if spec.name in model.tasks:
         raise ValueError(f"the network does {spec.name!r} already: {', '.join(model.tasks)}.")
     if like is not None and like not in model.tasks:
-        raise ValueError(f"the network has no task {like!r}{nearest(like, model.tasks)}")
+        raise ValueError(f"the network has no task {like!r}{did_you_mean(like, model.tasks)}")
     tasks = (*model.tasks, TaskName(spec))
     config = replace(model.config, tasks=tasks, added=model.config.added + 1)
     grown = cast(CTN, build(config))

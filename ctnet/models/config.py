@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast, get_args
 
 from ctnet.blocks.decoder_config import DECODERS, DecoderConfig, check_width, get_decoder_config
+from ctnet.checks import check_keys, did_you_mean
 from ctnet.labels import ClassAnchors, Point
-from ctnet.tasks import DEFAULT_TASKS, TASKS, TaskName, TaskSpec, check_task, get_task, nearest
+from ctnet.tasks import DEFAULT_TASKS, TASKS, TaskName, TaskSpec, check_task, get_task
 
 System = Literal["ctn", "mhn", "stn", "palette"]
 
@@ -18,17 +19,6 @@ MAX_TASKS = 64
 
 LATER = ("depthwise", "subpixel")
 """Fields of a decoder's configuration that files from before do not have."""
-
-
-def _check_keys(values: Mapping[str, Any], cls: type, name: str) -> None:
-    """Checks that values name fields of a dataclass, and all that have no default."""
-    known = {field.name: field.default is MISSING for field in fields(cls)}
-    for key in values:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r} in {name}{nearest(key, known)}")
-    for key, required in known.items():
-        if required and key not in values:
-            raise ValueError(f"{name} lacks the key {key!r}.")
 
 
 def _as_list(values: Any) -> list[Any] | tuple[Any, ...]:
@@ -68,7 +58,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.system not in get_args(System):
             allowed = get_args(System)
-            raise ValueError(f"unknown system {self.system!r}{nearest(str(self.system), allowed)}")
+            raise ValueError(
+                f"unknown system {self.system!r}{did_you_mean(str(self.system), allowed)}"
+            )
         self._check_types()
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks must be one or more different names; got {self.tasks}.")
@@ -174,10 +166,10 @@ class ModelConfig:
 
     @classmethod
     def _from_values(cls, values: dict[str, Any], own: Mapping[str, TaskName]) -> ModelConfig:
-        _check_keys(values, cls, "a model's config")
+        check_keys(values, cls, "a model's config")
         decoder = values.get("decoder")
         if isinstance(decoder, dict):
-            _check_keys(decoder, DecoderConfig, "a decoder's config")
+            check_keys(decoder, DecoderConfig, "a decoder's config")
             lists: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in decoder.items()
             }
@@ -188,7 +180,7 @@ class ModelConfig:
                 values[name] = tuple(own.get(x, x) if isinstance(x, str) else x for x in listed)
         anchors = []
         for entry in _as_list(values.pop("anchors", [])):
-            _check_keys(entry, ClassAnchors, "a model's anchors")
+            check_keys(entry, ClassAnchors, "a model's anchors")
             points = tuple(tuple(point) for point in entry["points"])
             anchors.append(ClassAnchors(entry["task"], cast(tuple[Point, ...], points)))
         return cls(**values, anchors=tuple(anchors))

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ctnet.checks import did_you_mean
 from ctnet.images import RGB
 from ctnet.labels import Readers, task_values
 from ctnet.palette import Palette
 from ctnet.prediction import colors, drawing
 from ctnet.prediction.resampling import enlarge_probabilities
 from ctnet.prediction.result_files import FILES, Files, result_paths, save_png
-from ctnet.tasks import TaskSpec, get_task, nearest
+from ctnet.tasks import TaskSpec, get_task
 
 Label = npt.NDArray[Any]
 
@@ -84,7 +85,9 @@ class Prediction:
                 f"{'probabilities already' if spec.kind == 'probability' else 'unit vectors'}."
             )
         if task not in self.labels:
-            raise ValueError(f"the palette does not ask for {task!r}{nearest(task, self.labels)}")
+            raise ValueError(
+                f"the palette does not ask for {task!r}{did_you_mean(task, self.labels)}"
+            )
         if self.outputs is None:
             raise ValueError("this prediction was made without the network's raw outputs.")
         pixels, working = self.outputs.composite, self.outputs.palette
@@ -131,7 +134,7 @@ class Prediction:
                 unknown.
         """
         if files not in FILES:
-            raise ValueError(f"unknown files {files!r}{nearest(files, FILES)}")
+            raise ValueError(f"unknown files {files!r}{did_you_mean(files, FILES)}")
         name = self.name if name is None else name
         if not name or Path(name).name != name:
             raise ValueError(f"name is the stem of files, without a folder; got {name!r}.")

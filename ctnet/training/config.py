@@ -9,15 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ctnet.data.dataset import LabelSource, open_source
+from ctnet.checks import check_keys, did_you_mean
+from ctnet.data.dataset import open_source
 from ctnet.data.folder import VAL_SHARE
+from ctnet.data.label_source import LabelSource
 from ctnet.data.teacher import Teacher
 from ctnet.models.config import ModelConfig
 from ctnet.rules import S, read_mapping
-from ctnet.tasks import TASKS, nearest
+from ctnet.tasks import TASKS
 from ctnet.training.consistency import ConsistencyConfig
 from ctnet.training.losses import PAPER_WEIGHTS, NormalsLoss
-from ctnet.training.phases import Phase, Span, check_renamed, stretch
+from ctnet.training.phases import Phase, check_renamed, stretch
 from ctnet.training.toml_writer import to_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -194,13 +196,14 @@ class TrainConfig:
             choices = get_args(allowed_type)
             if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}{nearest(getattr(self, name), choices)}"
+                    f"unknown {name} {getattr(self, name)!r}"
+                    f"{did_you_mean(getattr(self, name), choices)}"
                 )
         for table in ("loss_weights", "task_shares"):
             for task in getattr(self, table):
                 known = {*TASKS, *self.model.tasks}
                 if task not in known:
-                    raise ValueError(f"unknown task {task!r} in {table}{nearest(task, known)}")
+                    raise ValueError(f"unknown task {task!r} in {table}{did_you_mean(task, known)}")
         for task, share in self.task_shares.items():
             if type(share) is not int or share < 0:
                 raise ValueError(f"task_shares are whole numbers; got {share!r} for {task}.")
@@ -315,11 +318,9 @@ class TrainConfig:
         Raises:
             ValueError: If a key is unknown or a value is not allowed.
         """
-        known = [entry.name for entry in fields(cls)]
         for key in values:
             check_renamed(key)
-            if key not in known:
-                raise ValueError(f"unknown key {key!r} in a training config{nearest(key, known)}")
+        check_keys(values, cls, "a training config")
         values = _from_plain(values)
         phases = values.pop("phases", ())
         if not isinstance(phases, list | tuple):
@@ -376,3 +377,25 @@ def _from_plain(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(values.get("scale_range"), list):
         values["scale_range"] = tuple(float(edge) for edge in values["scale_range"])
     return values
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phase in its place in the run.
+
+    Attributes:
+        number: Which one it is, from 0.
+        name: What the log calls it.
+        start: The run's first step in it.
+        config: What holds in it, a run without phases that has the phase's steps.
+    """
+
+    number: int
+    name: str
+    start: int
+    config: TrainConfig
+
+    @property
+    def end(self) -> int:
+        """The run's first step after it."""
+        return self.start + self.config.steps

@@ -9,7 +9,7 @@ of Tarvainen & Valpola (2017), as UniMatch (Yang et al. 2023) has it for segment
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision.transforms.v2 import functional as TF
 
+from ctnet.checks import check_keys, did_you_mean
 from ctnet.data.dataset import Sample
 from ctnet.labels import ClassAnchors, task_anchors, task_values
 from ctnet.rules import Rule
-from ctnet.tasks import IGNORE, TASKS, get_task, nearest
+from ctnet.tasks import IGNORE, TASKS, get_task
 from ctnet.training.distributed import anywhere, mean_of_all, rows_before, sum_of_all
 from ctnet.training.losses import CompositeLoss, smooth_class_scores
 from ctnet.training.readers import LearnedReaders
@@ -98,7 +99,7 @@ class ConsistencyConfig:
         for task, share in self.task_shares.items():
             if task not in TASKS:
                 raise ValueError(
-                    f"unknown task {task!r} in consistency.task_shares{nearest(task, TASKS)}"
+                    f"unknown task {task!r} in consistency.task_shares{did_you_mean(task, TASKS)}"
                 )
             if type(share) is not int or share < 0:
                 raise ValueError(
@@ -112,14 +113,12 @@ class ConsistencyConfig:
         Raises:
             ValueError: If a key is unknown or a value is not allowed.
         """
-        known = [entry.name for entry in fields(cls)]
         for key in values:
             if key in RENAMED:
                 raise ValueError(
                     f"'consistency.{key}' is called 'consistency.{RENAMED[key]}' now: rename it."
                 )
-            if key not in known:
-                raise ValueError(f"unknown key {key!r} in consistency{nearest(key, known)}")
+        check_keys(values, cls, "consistency")
         return cls(**values)
 
     def due(self, step: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ctnet.data.dataset import LabelSource
+from ctnet.data.label_source import LabelSource
 from ctnet.data.wrapped import source_files
 from ctnet.rules import Rule
 

@@ -27,12 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ctnet.data.dataset import (
-    CompositeDataset,
-    LabelSource,
-    measured_images,
-    taken_evenly,
-)
+from ctnet.data.dataset import CompositeDataset, measured_images, taken_evenly
+from ctnet.data.label_source import LabelSource
 from ctnet.evaluation.metrics import mean_iou
 from ctnet.label_tables import TableReader, cell_centers, cell_index, table_cells
 from ctnet.labels import ClassAnchors, ClassReader, Point, class_reader

@@ -9,16 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ctnet.checks import did_you_mean
 from ctnet.data.check import check_data
-from ctnet.data.dataset import LabelSource, find_layout, open_source
+from ctnet.data.dataset import find_layout, open_source
 from ctnet.data.derived import DERIVATIONS
 from ctnet.data.folder import FolderSource
 from ctnet.data.label_files import NoPhotographsError
+from ctnet.data.label_source import LabelSource
 from ctnet.evaluation.evaluate import EvalResult, evaluate
 from ctnet.models.add_task import add_task as grow
 from ctnet.models.base import CompositeModel
 from ctnet.models.checkpoint import save_checkpoint
-from ctnet.tasks import TASKS, TaskSpec, get_task, nearest
+from ctnet.tasks import TASKS, TaskSpec, get_task
 from ctnet.training.config import TrainConfig
 from ctnet.training.count_tables import add_label_tables
 from ctnet.training.distributed import from_main, is_main
@@ -131,7 +133,9 @@ def find_task(task: str | TaskSpec, data: str | Path, layout: str = "auto") -> s
     known = source.specs if isinstance(source, FolderSource) else {}
     if task not in known:
         names = [*TASKS, *DERIVATIONS, *known]
-        raise ValueError(f"unknown task {task!r}, to ctnet and in {data}{nearest(task, names)}")
+        raise ValueError(
+            f"unknown task {task!r}, to ctnet and in {data}{did_you_mean(task, names)}"
+        )
     return known[task]
 
 

@@ -23,22 +23,16 @@ from tqdm import tqdm
 from ctnet.blocks.efficientnet_lite import EfficientNetLite
 from ctnet.blocks.encoders import Pretrained
 from ctnet.data.balance import class_balance, write_balance
-from ctnet.data.dataset import (
-    CompositeDataset,
-    LabelSource,
-    Sample,
-    StepSampler,
-    collate,
-    sampling_weights,
-)
+from ctnet.data.dataset import CompositeDataset, Sample, StepSampler, collate, sampling_weights
 from ctnet.data.device_data import DeviceData, batch_palettes
+from ctnet.data.label_source import LabelSource
 from ctnet.data.sampling import Balance, ClassDraws, count_classes
 from ctnet.data.transforms import training_transform
 from ctnet.models.add_task import freeze_old_tasks
 from ctnet.models.convert import State, adapt_weights
 from ctnet.models.device import pick_device
 from ctnet.rules import R1, S, get_rule
-from ctnet.training.config import TrainConfig
+from ctnet.training.config import Span, TrainConfig
 from ctnet.training.content import RunContent
 from ctnet.training.distributed import (
     GradientSum,
@@ -52,7 +46,7 @@ from ctnet.training.distributed import (
     require_same,
     sum_losses,
 )
-from ctnet.training.phases import Span, differences
+from ctnet.training.resume import differences
 from ctnet.training.run_folder import RunFolder
 from ctnet.training.run_log import RunLog
 from ctnet.training.shared_batches import SharedBatch, SharedBatches

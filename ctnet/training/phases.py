@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ctnet.tasks import nearest
-
-if TYPE_CHECKING:
-    from ctnet.training.config import TrainConfig
+from ctnet.checks import did_you_mean
 
 PHASE_FIELDS = (
     "crop_size", "scale_range", "batch_size", "learning_rate", "encoder_lr_scale", "weight_decay",
@@ -21,13 +18,6 @@ PHASE_FIELDS = (
     "mosaic_fraction", "consistency", "validate_every",
 )  # fmt: skip
 """Fields of :class:`~.config.TrainConfig` that a phase may change."""
-
-FREE = (
-    "steps", "lr_decay_fraction", "device", "workers", "validate_every", "validate_images", "cache",
-    "phases", "rule", "data", "init", "encoder_weights",
-)  # fmt: skip
-"""Fields that may differ when a run goes on; of the phases, those not begun. The last four
-are compared by content (:mod:`ctnet.training.content`)."""
 
 
 RENAMED = {
@@ -85,7 +75,7 @@ class Phase:
         for key in self.changes:
             check_renamed(key)
             if key not in PHASE_FIELDS:
-                allowed = nearest(key, ("steps", "name", *PHASE_FIELDS))
+                allowed = did_you_mean(key, ("steps", "name", *PHASE_FIELDS))
                 raise ValueError(f"a phase cannot change {key!r}{allowed}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,28 +98,6 @@ class Phase:
         return cls(values["steps"], values.get("name", ""), changes)
 
 
-@dataclass(frozen=True)
-class Span:
-    """A phase in its place in the run.
-
-    Attributes:
-        number: Which one it is, from 0.
-        name: What the log calls it.
-        start: The run's first step in it.
-        config: What holds in it, a run without phases that has the phase's steps.
-    """
-
-    number: int
-    name: str
-    start: int
-    config: TrainConfig
-
-    @property
-    def end(self) -> int:
-        """The run's first step after it."""
-        return self.start + self.config.steps
-
-
 def stretch(phases: Sequence[Phase], steps: int) -> tuple[Phase, ...]:
     """Makes phases longer or shorter in proportion, so that they have so many steps in all.
 
@@ -148,27 +116,3 @@ def stretch(phases: Sequence[Phase], steps: int) -> tuple[Phase, ...]:
         found.append(Phase(end - start, phase.name, phase.changes))
         start = end
     return tuple(found)
-
-
-def differences(ours: TrainConfig, theirs: TrainConfig, step: int) -> list[str]:
-    """Finds what keeps a run from going on by another configuration.
-
-    Args:
-        ours: The configuration to go on by.
-        theirs: That of the run.
-        step: Steps that the run has done.
-
-    Returns:
-        Names of the fields that differ in a phase that has begun, but for :data:`FREE`.
-    """
-    differ: list[str] = []
-    begun = [span for span in theirs.spans if span.start < step]
-    for span in begun:
-        own = ours.span_at(span.start)
-        if own.start != span.start:
-            return ["phases"]
-        mine, other = own.config.to_dict(), span.config.to_dict()
-        differ += [k for k in mine if k not in FREE and mine[k] != other[k] and k not in differ]
-    if ours.span_at(step - 1).start != begun[-1].start:
-        return ["phases"]
-    return differ

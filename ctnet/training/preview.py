@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ctnet.data.dataset import LabelSource
+from ctnet.data.label_source import LabelSource
 from ctnet.models.base import CompositeModel
 from ctnet.palette import Palette
 

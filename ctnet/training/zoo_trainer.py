@@ -8,13 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ctnet.data.dataset import CompositeDataset, LabelSource, sampling_weights
+from ctnet.checks import did_you_mean
+from ctnet.data.dataset import CompositeDataset, sampling_weights
 from ctnet.data.device_data import DeviceData
+from ctnet.data.label_source import LabelSource
 from ctnet.data.sampling import ClassDraws
 from ctnet.data.wrapped import CachedSource
 from ctnet.models.checkpoint import save_checkpoint
 from ctnet.models.device import pick_device
-from ctnet.tasks import nearest
 from ctnet.training.config import TrainConfig
 from ctnet.training.loop import DivergedError, TrainingLoop
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
@@ -75,7 +76,7 @@ def train_zoo(
     known = [name for group in GROUPS for name in group]
     for name in only or ():
         if name not in known:
-            raise ValueError(f"the zoo has no recipe {name!r}{nearest(name, known)}")
+            raise ValueError(f"the zoo has no recipe {name!r}{did_you_mean(name, known)}")
     data: DeviceData | None = None
     source: LabelSource | None = None
     for group in GROUPS:

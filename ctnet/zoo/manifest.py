@@ -6,12 +6,12 @@ import fnmatch
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ctnet.tasks import nearest
+from ctnet.checks import check_keys, did_you_mean
 from ctnet.zoo.files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, FileInfo
 from ctnet.zoo.hub_names import HubName
 from ctnet.zoo.migrations import FORMAT, read_format
@@ -106,15 +106,7 @@ class ModelInfo:
         Raises:
             ValueError: If a key is missing or unknown, or a value not allowed.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"a manifest entry is a table; got {values!r}.")
-        known = {entry.name for entry in fields(cls)}
-        required = {entry.name for entry in fields(cls) if entry.default is MISSING}
-        if not required <= set(values) <= known:
-            raise ValueError(
-                f"a manifest entry has the keys {sorted(known)}; missing "
-                f"{sorted(required - set(values))}, unknown {sorted(set(values) - known)}."
-            )
+        check_keys(values, cls, "a manifest entry")
         if not isinstance(values["files"], Mapping):
             raise ValueError(f"a manifest entry's files are a table; got {values['files']!r}.")
         files = {name: _file_info(name, entry) for name, entry in values["files"].items()}
@@ -122,8 +114,7 @@ class ModelInfo:
 
 
 def _file_info(name: str, entry: Any) -> FileInfo:
-    if not isinstance(entry, Mapping) or set(entry) != {"sha256", "size"}:
-        raise ValueError(f"the file {name!r} of a manifest has sha256 and size; got {entry!r}.")
+    check_keys(entry, FileInfo, f"the file {name!r} of a manifest")
     return FileInfo(**entry)
 
 
@@ -181,5 +172,5 @@ def model_info(name: str) -> ModelInfo:
     """
     models = _installed()
     if name not in models:
-        raise ValueError(f"the zoo has no model {name!r}{nearest(name, sorted(models))}")
+        raise ValueError(f"the zoo has no model {name!r}{did_you_mean(name, sorted(models))}")
     return models[name]

@@ -168,7 +168,7 @@ def test_errors_of_tasks_of_ones_own(change, message):
         ({"added": 6}, "added counts some"),
         ({"added": -1}, "added counts some"),
         ({"system": "mhn", "added": 1}, "added counts some"),
-        ({"task_specs": [{"name": "depth"}]}, "a task has the keys"),
+        ({"task_specs": [{"name": "depth"}]}, "a task lacks the key 'title'"),
         (
             {"task_specs": [{"name": "d", "title": "", "kind": "normals", "color": [1, 2, 300]}]},
             "a color is three whole numbers",
