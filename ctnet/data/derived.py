@@ -19,8 +19,8 @@ class Derivation:
     Attributes:
         task: The task that gets labels.
         origin: Name of the task that they are made from.
-        make: Maps the origin's label, as :meth:`~.label_source.LabelSource.load` gives it, to the new
-            label of the same convention and to where that counts (H,W) bool.
+        make: Maps the origin's label, as :meth:`~.label_source.LabelSource.load` gives it, to the
+            new label of the same convention and to where that counts (H,W) bool.
     """
 
     task: TaskSpec
