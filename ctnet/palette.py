@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from ctnet.checks import did_you_mean
 from ctnet.outputs import png_mark
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, TASKS, TaskName, get_task
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task, known_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -351,10 +351,9 @@ class Palette:
         shown = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
         shown[pixels[..., 3] == 0] = WHITE
         found, places = np.unique(shown, return_inverse=True)
+        known = known_tasks(tasks)
         named = {
-            _packed(get_task(name).color): number
-            for number, name in enumerate(tasks)
-            if isinstance(name, TaskName) or name in TASKS
+            _packed(known[name].color): number for number, name in enumerate(tasks) if name in known
         }
         named[WHITE] = IGNORE
         colored = cls._by_color(found.tolist(), named, path, indices is None)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ctnet.checks import did_you_mean
 from ctnet.palette import Palette, Size
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, TASKS, VOC_CLASSES, get_task
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, VOC_CLASSES, known_tasks
 
 S = "S"
 """Name for asking one task everywhere, for each task in turn: five palettes, and so no one rule."""
@@ -228,7 +228,7 @@ def load_rule(path: str | Path, tasks: Sequence[str] = DEFAULT_TASKS) -> Rule:
         raise ValueError(f"{path} needs a table 'classes' of class = task.")
     pairs = tuple((str(cls), str(task)) for cls, task in classes.items())
     reads = str(content.get("reads", "seg"))
-    specs = TASKS | {name: get_task(name) for name in tasks}
+    specs = known_tasks(tasks)
     if reads not in specs or not specs[reads].classes:
         known = [name for name, task in specs.items() if task.classes]
         raise ValueError(f"{path} reads the class map of {reads!r}{did_you_mean(reads, known)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, get_args
@@ -240,6 +240,11 @@ def register_task(spec: TaskSpec) -> TaskSpec:
         raise ValueError(f"another task has the name {spec.name!r}: {TASKS[spec.name]}.")
     TASKS[spec.name] = spec
     return spec
+
+
+def known_tasks(names: Iterable[str] = ()) -> dict[str, TaskSpec]:
+    """Returns the known tasks by name; of ``names``, those that know their own task override."""
+    return TASKS | {name: name.spec for name in names if isinstance(name, TaskName)}
 
 
 def get_task(name: str) -> TaskSpec:

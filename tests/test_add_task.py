@@ -93,7 +93,8 @@ def test_a_checkpoint_carries_its_tasks(make_model, tmp_path, image):
     save_checkpoint(grown, tmp_path)
     del TASKS["material"]
     loaded = load_network(tmp_path)
-    assert TASKS["material"] == MATERIAL and loaded.config == grown.config
+    assert "material" not in TASKS and get_task(loaded.tasks[-1]) == MATERIAL
+    assert loaded.config == grown.config
     palette = torch.full((64, 96), 5)
     assert torch.equal(loaded(image, palette), grown(image, palette))
     prediction = loaded.predict(np.zeros((50, 70, 3), np.uint8), "single:material")

@@ -260,7 +260,7 @@ class TestLearning:
         assert "before" in capsys.readouterr().out
         TASKS.pop("clothing")
         model = ctnet.load(f"local-dir:{out / 'checkpoint'}")
-        assert model.tasks[-1] == "clothing" and get_task("clothing").classes == NAMES
+        assert model.tasks[-1] == "clothing" and get_task(model.tasks[-1]).classes == NAMES
         labels = model.predict(data / "images/p0.jpg", "single:clothing").labels["clothing"]
         assert labels.shape == (40, 48) and labels.max() < 4
         old, new = ctnet.load(checkpoint).state_dict(), model.state_dict()

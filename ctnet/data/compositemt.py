@@ -18,7 +18,7 @@ from ctnet.data.label_files import (
     read_label,
     read_photograph,
 )
-from ctnet.tasks import TASKS, TaskName, get_task
+from ctnet.tasks import TaskName, get_task, known_tasks
 
 BEST_SOURCES = {
     "seg": ("voc", "coco"),
@@ -46,6 +46,8 @@ class CompositeMTMini:
         root: The folder with the unpacked shards and ``index.csv``.
         split: ``train`` or ``val``.
         sources: Keep only these sources, some of :data:`SOURCE_NAMES`.
+        tasks: Names of tasks that may have labels, where they know their task
+            (:class:`ctnet.tasks.TaskName`), beside those that are known anyway.
 
     Attributes:
         tasks: Tasks that have a column in the index, those of the user's own among them: their
@@ -59,7 +61,13 @@ class CompositeMTMini:
     name = "CompositeMT-mini"
     unlabeled_edges = 128
 
-    def __init__(self, root: str | Path, split: str, sources: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        sources: Sequence[str] | None = None,
+        tasks: Sequence[str] = (),
+    ) -> None:
         self.root = Path(root).expanduser()
         self.split = split
         index = self.root / "index.csv"
@@ -75,9 +83,8 @@ class CompositeMTMini:
                 f"{index} lists nothing for split {split!r}, sources {sources}."
             )
         self.ids = [row["id"] for row in self.rows]
-        self.tasks: tuple[str, ...] = tuple(
-            TaskName(spec) for name, spec in TASKS.items() if name in rows[0]
-        )
+        known = map(TaskName, known_tasks(tasks).values())
+        self.tasks: tuple[str, ...] = tuple(name for name in known if name in rows[0])
 
     def origin(self, index: int) -> str:
         """Returns the source's name: one of :data:`SOURCE_NAMES`, or another of the index."""

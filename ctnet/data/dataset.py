@@ -173,7 +173,9 @@ def open_source(
         raise ValueError(f"a teacher's labels are for training alone; got the split {split!r}.")
     part = "train" if split in SPLITS else split
     if layout == "folder":
-        source: LabelSource = FolderSource(root, part, val_share)
+        source: LabelSource = FolderSource(root, part, val_share, tasks)
+    elif layout == "compositemt":
+        source = CompositeMTMini(root, part, tasks=tasks)
     else:
         source = SOURCES[layout](root, part)
     if skip:

@@ -32,7 +32,7 @@ from ctnet.data.label_files import (
     read_photograph,
 )
 from ctnet.images import SUFFIXES
-from ctnet.tasks import IGNORE, TASKS, Color, TaskSpec
+from ctnet.tasks import IGNORE, Color, TaskName, TaskSpec, known_tasks
 
 IMAGES = "images"
 """Folder of the photographs."""
@@ -73,6 +73,8 @@ class FolderSource:
         split: ``train`` or ``val``.
         val_share: Share of the photographs that is for validation where there is no ``val.txt``,
             the same ones each time; None takes :data:`VAL_SHARE`.
+        tasks: Names of tasks that may have labels, where they know their task
+            (:class:`ctnet.tasks.TaskName`), beside those that are known anyway.
 
     Attributes:
         codes: How the masks of each task are read, by its name.
@@ -85,10 +87,17 @@ class FolderSource:
             understood.
     """
 
-    def __init__(self, root: str | Path, split: str, val_share: float | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        val_share: float | None = None,
+        tasks: Sequence[str] = (),
+    ) -> None:
         if split not in ("train", "val"):
             raise ValueError(f"unknown split {split!r}; allowed: train, val.")
         self.root = Path(root).expanduser()
+        self._known = known_tasks(tasks)
         self.name, self.split = self.root.resolve().name, split
         if not (self.root / IMAGES).is_dir():
             raise FileNotFoundError(f"no folder {IMAGES} with photographs in {self.root}.")
@@ -104,7 +113,9 @@ class FolderSource:
                 f"{self.root} has no labels: folders such as {self.root / 'seg'} with a file for "
                 f"each photograph, of the same stem."
             )
-        self.codes = {name: self._code(name, declared) for name in self._files}
+        codes = [self._code(name, declared) for name in self._files]
+        self.codes: dict[str, MaskCode] = {TaskName(code.task): code for code in codes}
+        self._files = dict(zip(self.codes, self._files.values(), strict=True))
         labeled = sorted(set().union(*self._files.values()))
         chosen = self._validation(labeled, VAL_SHARE if val_share is None else val_share)
         self.ids = [stem for stem in labeled if (stem in chosen) == (split == "val")]
@@ -199,9 +210,9 @@ class FolderSource:
 
     def _code(self, name: str, declared: dict[str, MaskCode]) -> MaskCode:
         code = declared.get(name)
-        if code is None and name in TASKS:
-            ids = tuple(range(len(TASKS[name].classes)))
-            code = MaskCode(TASKS[name], ids, ids)
+        if code is None and name in self._known:
+            ids = tuple(range(len(self._known[name].classes)))
+            code = MaskCode(self._known[name], ids, ids)
         if code is None:
             code = self._guess(name)
         if code.task.kind == "classes":

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast, get_args
 from ctnet.blocks.decoder_config import DECODERS, DecoderConfig, check_width, get_decoder_config
 from ctnet.checks import check_keys, did_you_mean
 from ctnet.labels import ClassAnchors, Point
-from ctnet.tasks import DEFAULT_TASKS, TASKS, TaskName, TaskSpec, check_task, get_task
+from ctnet.tasks import DEFAULT_TASKS, TaskName, TaskSpec, check_task, get_task
 
 System = Literal["ctn", "mhn", "stn", "palette"]
 
@@ -149,8 +149,6 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Reads a configuration from JSON types, with the tasks that it brings along.
 
-        Their names are known from then on where they are still free.
-
         Raises:
             ValueError: If a key is unknown or missing, or a value is not allowed.
         """
@@ -159,10 +157,7 @@ class ModelConfig:
         values = dict(values)
         brought = _as_list(values.pop("task_specs", []))
         specs = [check_task(TaskSpec.from_dict(spec)) for spec in brought]
-        config = cls._from_values(values, {spec.name: TaskName(spec) for spec in specs})
-        for spec in specs:
-            TASKS.setdefault(spec.name, spec)
-        return config
+        return cls._from_values(values, {spec.name: TaskName(spec) for spec in specs})
 
     @classmethod
     def _from_values(cls, values: dict[str, Any], own: Mapping[str, TaskName]) -> ModelConfig:

@@ -16,7 +16,7 @@ from ctnet.data.label_source import LabelSource
 from ctnet.data.teacher import Teacher
 from ctnet.models.config import ModelConfig
 from ctnet.rules import S, read_mapping
-from ctnet.tasks import TASKS
+from ctnet.tasks import known_tasks
 from ctnet.training.consistency import ConsistencyConfig
 from ctnet.training.losses import PAPER_WEIGHTS, NormalsLoss
 from ctnet.training.phases import Phase, check_renamed, stretch
@@ -201,7 +201,7 @@ class TrainConfig:
                 )
         for table in ("loss_weights", "task_shares"):
             for task in getattr(self, table):
-                known = {*TASKS, *self.model.tasks}
+                known = known_tasks(self.model.tasks)
                 if task not in known:
                     raise ValueError(f"unknown task {task!r} in {table}{did_you_mean(task, known)}")
         for task, share in self.task_shares.items():

@@ -50,7 +50,7 @@ from ctnet.training.resume import differences
 from ctnet.training.run_folder import RunFolder
 from ctnet.training.run_log import RunLog
 from ctnet.training.shared_batches import SharedBatch, SharedBatches
-from ctnet.training.stop import RunStoppedError, StopSignals, ignore_signals
+from ctnet.training.stop import RunStoppedError, StopSignals, init_worker
 from ctnet.training.synchronized import synchronize
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -353,7 +353,7 @@ class TrainingLoop(ABC, Generic[Network]):
                 self.dataset,
                 batch_sampler=sampler,
                 num_workers=own_workers(config.workers),
-                worker_init_fn=ignore_signals,
+                worker_init_fn=init_worker,
                 collate_fn=collate,
                 pin_memory=self.device.type == "cuda",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,7 +78,15 @@ class StopSignals:
         self._before = {}
 
 
-def ignore_signals(worker: int) -> None:
-    """Leaves it to the training process to end a process that loads data (``worker_init_fn``)."""
+def init_worker(worker: int) -> None:
+    """Leaves it to the training to end a process that loads data, quietly (``worker_init_fn``)."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    show = sys.excepthook
+
+    def show_others(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        # A training that stops hangs up on what a worker is about to hand over.
+        if not isinstance(error, EOFError | ConnectionError):
+            show(kind, error, trace)
+
+    sys.excepthook = show_others
