@@ -210,7 +210,7 @@ def test_killed_runs_end_and_go_on(
 ) -> None:  # fmt: skip
     workers = start_by_hand(data, tmp_path, kill="1:7")
     _, said = workers[0].communicate(timeout=PATIENCE)
-    assert [worker.wait(timeout=PATIENCE) for worker in workers] == [1, -9]
+    assert [worker.wait(timeout=PATIENCE) for worker in workers] == [1, -9], said
     assert "process 0: another process of this run has stopped" in said
     assert "start the same command again" in said
 

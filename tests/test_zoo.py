@@ -195,7 +195,7 @@ def test_manifest_of_a_newer_format_is_refused(tmp_path):
 
 
 def test_malformed_manifest_entries_are_refused():
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(ValueError, match="lacks the key 'summary'"):
         ModelInfo.from_dict({"name": "x"})
 
 

@@ -114,9 +114,6 @@ class Comparison:
             return "tie"
         return "same" if (self.ours > 0) == (self.paper > 0) else "other"
 
-    def __str__(self) -> str:
-        return f"{self.name} {signed(self.ours)} ({signed(self.paper)})"
-
 
 @dataclass(frozen=True)
 class Agreement:
@@ -174,35 +171,37 @@ def _agreement(found: Measured, table: PaperTable, first: Row, second: Row) -> A
 
 
 def reading(results: Sequence[EvalResult]) -> str:
-    """Lists in Markdown which pairs of rows are ordered as in the paper."""
+    """Says in Markdown which pairs of rows are ordered as in the paper."""
     compared = agreements(results)
     if not compared:
         return "No two rows of a table are measured yet."
     lines = [
-        f"Pairs of rows with both measured: {len(compared)}. "
-        f"Delta_m: {_tally([x.delta for x in compared if x.delta])}. "
-        f"Single tasks: {_tally([task for x in compared for task in x.tasks])}.",
+        f"Of {len(compared)} pairs of rows, Delta_m "
+        f"{_tally('has', [x.delta for x in compared if x.delta])}; single tasks "
+        f"{_tally('have', [task for x in compared for task in x.tasks])}.",
         "",
+        "| Table | First row | Second row | Delta_m | As in the paper | The other way | Tie |",
+        "|---|---|---|---|---|---|---|",
     ]
     for pair in compared:
-        entries = [pair.delta] if pair.delta else []
-        groups = []
-        for verdict, title in (("same", "same sign"), ("other", "other sign"), ("tie", "tie")):
-            named = [str(x) for x in (*entries, *pair.tasks) if x.verdict == verdict]
-            if named:
-                groups.append(f"{title}: {', '.join(named)}")
-        lines.append(
-            f"- Table {pair.table}, {pair.first} against {pair.second}: {'; '.join(groups)}."
-        )
+        tasks = [
+            ", ".join(task.name for task in pair.tasks if task.verdict == verdict) or "–"
+            for verdict in ("same", "other", "tie")
+        ]
+        delta = "–"
+        if pair.delta:
+            delta = f"{signed(pair.delta.ours)} ({signed(pair.delta.paper)})"
+        cells = (str(pair.table), pair.first, pair.second, delta, *tasks)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _tally(compared: Sequence[Comparison]) -> str:
+def _tally(verb: str, compared: Sequence[Comparison]) -> str:
     if not compared:
-        return "not comparable yet"
+        return "is not comparable yet"
     count = {v: sum(x.verdict == v for x in compared) for v in ("same", "other", "tie")}
     return (
-        f"the paper's sign in {count['same']} of {len(compared)} cases, the other in "
+        f"{verb} the paper's sign in {count['same']} of {len(compared)} cases, the other in "
         f"{count['other']}, a tie in {count['tie']}"
     )
 

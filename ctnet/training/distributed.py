@@ -74,12 +74,16 @@ def joined(device: str = "auto") -> Iterator[None]:
         raise ConnectionError(f"found no other processes at {host}: {error}") from error
     _device = chosen
     _parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    ended = False
     try:
         yield
+        ended = True
     finally:
         _device = None
-    # After an error the others may be waiting still; the end of this process tells them.
-    dist.destroy_process_group()
+        # With others waiting NCCL may not come back; the end of this process tells them. Gloo's
+        # threads outlive a lost connection and abort the end of this process.
+        if ended or chosen.type == "cpu":
+            dist.destroy_process_group()
 
 
 def _own_device(name: str) -> torch.device:
