@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from tools.pages import replace_marked
+from tools.pages import rewrite_marked
 
 BATCH = 8
 """Crops of a step in every experiment."""
@@ -27,8 +27,7 @@ def update_reading(page: str | Path, experiments: str | Path) -> None:
         ValueError: If the file has no marks.
     """
     path, file = Path(page), Path(experiments) / "reading.json"
-    text = replace_marked(path.read_text("utf-8"), "arrangements", reading_table(file))
-    path.write_text(text, "utf-8")
+    rewrite_marked(path, "arrangements", reading_table(file))
     draw_reading(file, path.with_name("reading.png"))
 
 
@@ -47,8 +46,7 @@ def update_recipe(page: str | Path, experiments: str | Path) -> None:
     lines = ["| | seg | parts |", "|---|---|---|"]
     lines += [f"| {arm['name']} | {_cell(arm['seg'])} | {_cell(arm['parts'])} |"
               for arm in experiment["arms"]]  # fmt: skip
-    text = replace_marked(path.read_text("utf-8"), "choices", "\n".join(lines))
-    path.write_text(text, "utf-8")
+    rewrite_marked(path, "choices", "\n".join(lines))
 
 
 def update_consistency(page: str | Path, experiments: str | Path) -> None:
@@ -73,8 +71,7 @@ def update_consistency(page: str | Path, experiments: str | Path) -> None:
     for arm in experiment["arms"]:
         cells = (f"{arm[task]:.1f}" for task in ("seg", "parts", "saliency", "normals"))
         lines.append(f"| {arm['name']} | {' | '.join(cells)} |")
-    text = replace_marked(path.read_text("utf-8"), "consistency", "\n".join(lines))
-    path.write_text(text, "utf-8")
+    rewrite_marked(path, "consistency", "\n".join(lines))
 
 
 def draw_reading(file: Path, out: Path) -> None:

@@ -41,7 +41,7 @@ def update_labels_page(page: str | Path, results: str | Path) -> None:
     """
     path = Path(page)
     table = readings_table(read_results(results), read_by_anchors(results))
-    path.write_text(replace_marked(path.read_text("utf-8"), "readings", table), "utf-8")
+    rewrite_marked(path, "readings", table)
 
 
 def update_tables_page(page: str | Path, results: str | Path) -> None:
@@ -73,6 +73,11 @@ def update_tables_page(page: str | Path, results: str | Path) -> None:
     for name, content in blocks.items():
         text = replace_marked(text, name, content)
     path.write_text(text, "utf-8")
+
+
+def rewrite_marked(path: Path, name: str, content: str) -> None:
+    """Replaces the text between the marks of a file; see :func:`replace_marked`."""
+    path.write_text(replace_marked(path.read_text("utf-8"), name, content), "utf-8")
 
 
 def replace_marked(text: str, name: str, content: str) -> str:

@@ -28,7 +28,7 @@ from ctnet.evaluation.metrics import ClassMetric, NormalsMetric, SaliencyMetric
 from ctnet.label_tables import TableReader
 from ctnet.models.base import CompositeModel
 from ctnet.rules import Rule, S, get_rule
-from ctnet.tasks import TASKS, get_task
+from ctnet.tasks import get_task, known_tasks
 
 RULE_NAMES = (S, "R1", "R2", "R3", "Rrnd")
 
@@ -44,8 +44,8 @@ HEADLINE = {
 
 def headline_name(task: str) -> str:
     """Returns the name of a task's one figure; tasks beyond the paper's have that of their kind."""
-    kind = TASKS[task].kind if task in TASKS else None
-    return HEADLINE.get(task, "mean" if kind == "normals" else "miou")
+    spec = known_tasks([task]).get(task)
+    return HEADLINE.get(task, "mean" if spec and spec.kind == "normals" else "miou")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ctnet.palette import Palette
 from ctnet.prediction import colors, drawing
 from ctnet.prediction.resampling import enlarge_probabilities
 from ctnet.prediction.result_files import FILES, Files, result_paths, save_png
-from ctnet.tasks import TaskSpec, get_task
+from ctnet.tasks import TaskSpec, get_task, known_tasks
 
 Label = npt.NDArray[Any]
 
@@ -77,8 +77,7 @@ class Prediction:
             ValueError: If the task is of another kind or was not asked for, or the prediction was
                 made without raw outputs.
         """
-        known = self.palette.tasks
-        spec = get_task(known[known.index(task)] if task in known else task)
+        spec = known_tasks(self.palette.tasks).get(task) or get_task(task)
         if spec.kind != "classes":
             raise ValueError(
                 f"{task} has no classes; its labels are "

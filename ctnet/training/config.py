@@ -199,9 +199,9 @@ class TrainConfig:
                     f"unknown {name} {getattr(self, name)!r}"
                     f"{did_you_mean(getattr(self, name), choices)}"
                 )
+        known = known_tasks(self.model.tasks)
         for table in ("loss_weights", "task_shares"):
             for task in getattr(self, table):
-                known = known_tasks(self.model.tasks)
                 if task not in known:
                     raise ValueError(f"unknown task {task!r} in {table}{did_you_mean(task, known)}")
         for task, share in self.task_shares.items():
