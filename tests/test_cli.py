@@ -169,3 +169,14 @@ def test_a_reader_that_has_enough():
         running.stdout.close()
         assert running.stderr.read() == b""
     assert running.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["eval", "ctn-r1"], ["train", "--config", "paper"]])
+def test_what_an_extra_brings_is_named(words, tmp_path):
+    (tmp_path / "data").mkdir()
+    words = [*words, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    missing = "sys.modules |= dict.fromkeys(('scipy', 'skimage', 'torchmetrics'))"
+    code = f"import sys; {missing}\nfrom ctnet.cli.main import main; sys.exit(main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("(from a clone: pip install '.[train]').")

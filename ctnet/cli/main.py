@@ -23,6 +23,9 @@ GROUPS = (
 )
 """Titles of the groups in ``ctnet --help``, and the modules with their commands."""
 
+TRAIN_PACKAGES = ("filelock", "scipy", "skimage", "tensorboard", "torchmetrics")
+"""Top-level modules of the extra ``[train]``."""
+
 _POINT = re.compile(r"-[\d.]+,")
 
 
@@ -57,6 +60,14 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _hint(error: BaseException) -> str:
+    """Names the extra that brings a package which training or measuring lacks."""
+    missing = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or missing not in TRAIN_PACKAGES:
+        return ""
+    return "; it comes with pip install 'ctnet[train]' (from a clone: pip install '.[train]')."
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -84,6 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         # Name the process if torchrun started several.
         who = f"ctnet, process {os.environ['RANK']}" if "RANK" in os.environ else "ctnet"
-        print(f"{who}: {error}", file=sys.stderr)
+        print(f"{who}: {error}{_hint(error)}", file=sys.stderr)
         return 1
     return status
