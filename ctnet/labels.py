@@ -102,25 +102,6 @@ def class_anchors(classes: int) -> tuple[Point, ...]:
     return tuple((float(x), float(y), float(z)) for x, y, z in points[picked])
 
 
-def anchor_distance(classes: int) -> float:
-    """Returns the smallest distance between two anchors of :func:`class_anchors`."""
-    anchors = torch.tensor(class_anchors(classes), dtype=torch.float64)
-    return float(torch.pdist(anchors).min())
-
-
-def class_scores(outputs: Tensor, classes: int) -> Tensor:
-    """Scores classes by eq. 5 with the anchors of :func:`class_anchors`.
-
-    Args:
-        outputs: Raw outputs (...,3) of a network.
-        classes: Number of classes C.
-
-    Returns:
-        Scores (...,C); their softmax are the class probabilities.
-    """
-    return anchor_scores(outputs, class_anchors(classes))
-
-
 def anchor_scores(outputs: Tensor, points: Sequence[Point]) -> Tensor:
     """Scores classes by eq. 5: 1 / (distance to the class's anchor + eps).
 

@@ -194,32 +194,6 @@ class Palette:
             palette = palette.paint(mask, task)
         return palette
 
-    @classmethod
-    def from_boxes(
-        cls, boxes: Iterable[tuple[str, Box]], size: Size, background: str | None = None,
-        tasks: Sequence[str] = DEFAULT_TASKS,
-    ) -> Palette:  # fmt: skip
-        """Paints boxes (left, top, right, bottom), ends excluded, over ``background``."""
-        palette = cls._canvas(size, background, tasks)
-        for task, box in boxes:
-            palette = palette.paint_box(box, task)
-        return palette
-
-    @classmethod
-    def from_polygons(
-        cls, polygons: Iterable[tuple[str, Sequence[Point]]], size: Size,
-        background: str | None = None, tasks: Sequence[str] = DEFAULT_TASKS,
-    ) -> Palette:  # fmt: skip
-        """Paints filled polygons, corners as (x, y), over ``background``."""
-        palette = cls._canvas(size, background, tasks)
-        for task, corners in polygons:
-            palette = palette.paint_polygon(corners, task)
-        return palette
-
-    @classmethod
-    def _canvas(cls, size: Size, background: str | None, tasks: Sequence[str]) -> Palette:
-        return cls.single(background, size, tasks) if background else cls.empty(size, tasks)
-
     def fill(self, task: str | None) -> Palette:
         """Asks for a task (None: nothing) everywhere."""
         return self.paint(np.ones(self.size, bool), task)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctnet.blocks.decoder_config import DecoderConfig
-from ctnet.data.dataset import Sample
+from ctnet.data.sample import Sample
 from ctnet.models.base import CompositeModel, build
 from ctnet.models.config import ModelConfig
 from ctnet.tasks import DEFAULT_TASKS

@@ -95,6 +95,6 @@ def test_a_run_writes_its_balance_and_weighs_by_it(root: Path, tmp_path: Path, t
     assert [aeroplane[name] for name in names] == ["1", "101", "0", "0"]
     assert [cat[name] for name in names] == ["1", "599", "1", "599"]
     assert rows["parts", "background"]["pixels_without_teacher"] == "1200"
-    expected = balanced_class_weights(count_classes(trainer.dataset.source, "seg").sum(0), 0.5)
+    expected = balanced_class_weights(count_classes(trainer.source, "seg").sum(0), 0.5)
     weights = trainer.loss.class_weights["seg"]
     assert weights.tolist() == expected.tolist() and weights[2] > weights[1] > weights[8]

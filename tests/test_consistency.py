@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from ctnet import create
-from ctnet.data import transforms
-from ctnet.data.dataset import CompositeDataset, Sample, collate, open_source
-from ctnet.data.device_data import DeviceData, draw_crops
-from ctnet.data.transforms import training_transform
+from ctnet.data.crops import CHANCES, draw_crops
+from ctnet.data.dataset import open_source
+from ctnet.data.photograph_stack import PhotographStack
+from ctnet.data.sample import Sample
 from ctnet.labels import class_anchors
 from ctnet.models.base import CompositeModel
+from ctnet.models.config import ModelConfig
 from ctnet.rules import R1, R2, Rule
-from ctnet.tasks import DEFAULT_TASKS, TASKS
+from ctnet.tasks import DEFAULT_TASKS, TASKS, TaskName, TaskSpec
 from ctnet.training.config import TrainConfig
 from ctnet.training.consistency import (
     SURE_LOGIT_SCALE,
@@ -237,18 +238,19 @@ def test_mosaics_also_ask_for_tasks_without_a_label(model: CompositeModel) -> No
     valid[:, [SEG, EDGES]] = True
     valid[100:] = False
     sample = replace(sample, valid=valid)
-    found = make(model, R1, task_shares={"normals": 4, "parts": 0})._palettes(
-        R1, sample, [np.random.default_rng(row) for row in range(200)]
-    )
+
+    def palettes(shares: Mapping[str, int]) -> Tensor:
+        batch = make(model, R1, task_shares=shares).prepare(0, sample, model.state_dict())
+        return batch.sample.palette
+
+    found = palettes({"normals": 4, "parts": 0})
     # seg 3, edges 1, saliency 1, normals 4; then, without labels, edges and seg 1 as well.
     for rows, shares in ((found[:100], (3, 0, 1, 1, 4)), (found[100:], (1, 0, 1, 1, 4))):
         corners = rows[:, [0, 0, -1, -1], [0, -1, 0, -1]]
         counts = torch.bincount(corners.flatten(), minlength=5) / corners.numel()
         expected = torch.tensor(shares) / sum(shares)
         torch.testing.assert_close(counts, expected, rtol=0, atol=0.08)
-    nothing = make(model, R1, task_shares=dict.fromkeys(DEFAULT_TASKS, 0))._palettes(
-        R1, sample, [np.random.default_rng(row) for row in range(200)]
-    )
+    nothing = palettes(dict.fromkeys(DEFAULT_TASKS, 0))
     assert (nothing[100:] == 255).all() and set(nothing[:100].unique().tolist()) == {SEG, EDGES}
 
 
@@ -273,44 +275,20 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_photographs: Callable[.
     return write_photographs(tmp_path_factory.mktemp("data"))
 
 
-def test_uncolored_crops_are_the_same_crops(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_come_uncolored_too(data: Path) -> None:
     source = open_source("compositemt", data, "train")
-    colored, plain = (
-        CompositeDataset(source, R1, transform=training_transform(64, (0.1, 0.2)), uncolored=True)[
-            3, 8
-        ]
-        for _ in range(2)
-    )
-    assert colored.uncolored is not None and plain.uncolored is not None
-    assert torch.equal(colored.uncolored, plain.uncolored)
-    assert not torch.equal(colored.image, colored.uncolored)
-    monkeypatch.setattr(transforms, "JITTER", 0.0)
-    transform = training_transform(64, (0.1, 0.2))
-    sample = CompositeDataset(source, R1, transform=transform, uncolored=True)[3, 8]
-    assert sample.uncolored is not None and sample.inside is not None
-    torch.testing.assert_close(sample.image, sample.uncolored, rtol=0, atol=0.006)
-    assert torch.equal(sample.uncolored, colored.uncolored)
-    assert torch.equal(sample.inside, sample.valid[EDGES])
-    assert 0 < int(sample.inside.sum()) < 64 * 64
-    assert (sample.uncolored[:, ~sample.inside] == 127 / 255).all()
-    ordinary = CompositeDataset(source, R1, transform=transform)[3, 8]
-    assert ordinary.uncolored is None and ordinary.inside is None
-    assert torch.equal(ordinary.image, sample.image)
-    assert collate([ordinary]).uncolored is None
-    stacked = collate([sample, sample])
-    assert stacked.inside is not None and stacked.inside.shape == (2, 64, 64)
-
-
-def test_crops_on_a_device_come_uncolored_too(data: Path) -> None:
-    source = open_source("compositemt", data, "train")
-    crops = DeviceData(source, DEFAULT_TASKS, torch.device("cpu"), threads=1)
-    drawn = draw_crops(np.random.default_rng(0), crops.sizes[2:], 64, (0.6, 1.3))
-    sample = crops.batch([2, 3], drawn, 64)
-    plain = crops.batch([2, 3], replace(drawn, color=torch.ones(2, 3)), 64)
+    crops = PhotographStack.load(source, DEFAULT_TASKS, torch.device("cpu"))
+    chance = np.random.default_rng(0).random((2, CHANCES))
+    drawn = draw_crops(chance, crops.sizes[2:], 64, (0.6, 1.3))
+    sample = crops.cut([2, 3], drawn, 64)
+    plain = crops.cut([2, 3], replace(drawn, color=torch.ones(2, 3)), 64)
     assert sample.uncolored is not None and sample.inside is not None
     torch.testing.assert_close(sample.uncolored, plain.image)
     assert not torch.equal(sample.image, plain.image)
     assert torch.equal(sample.inside, sample.valid[:, EDGES])
+    assert 0 < int(sample.inside.sum()) < 2 * 64 * 64
+    beyond = sample.uncolored.permute(0, 2, 3, 1)[~sample.inside]
+    assert beyond.sub(127 / 255).abs().max() < 1e-6
 
 
 def test_batches_without_their_own_colors_are_refused(model: CompositeModel) -> None:
@@ -329,10 +307,6 @@ def test_batches_without_their_own_colors_are_refused(model: CompositeModel) -> 
         ({"every": 0}, "every must be at least 1; got 0"),
         ({"every": 1.5}, "every must be a whole number; got 1.5"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0; got -1"),
-        (
-            {"task_shares": {"edge": 1}},
-            "unknown task 'edge' in consistency.task_shares; did you mean 'edges'",
-        ),
         ({"task_shares": {"edges": 0.5}}, "task_shares are whole numbers; got 0.5 for edges"),
         ({"task_shares": 3}, "task_shares is a table of tasks; got 3"),
     ],
@@ -340,6 +314,18 @@ def test_batches_without_their_own_colors_are_refused(model: CompositeModel) -> 
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ConsistencyConfig(**changes)
+
+
+def test_tasks_are_those_of_the_network() -> None:
+    depth = TaskSpec("depth", "depth", "probability", (0, 150, 136))
+    own = ModelConfig(tasks=(*DEFAULT_TASKS, TaskName(depth)))
+    assert TrainConfig("x", own, consistency=ConsistencyConfig(task_shares={"depth": 2}))
+    with pytest.raises(ValueError, match=r"unknown task 'depth' in consistency\.task_shares"):
+        TrainConfig("x", consistency=ConsistencyConfig(task_shares={"depth": 2}))
+    with pytest.raises(
+        ValueError, match=r"'edge' in consistency\.task_shares; did you mean 'edges'"
+    ):
+        TrainConfig("x", own, consistency=ConsistencyConfig(task_shares={"edge": 1}))
 
 
 def test_settings_are_read_from_a_file_and_kept(tmp_path: Path) -> None:

@@ -12,21 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
-from torch.utils.data import DataLoader
 
 from ctnet import create
 from ctnet.data.compositemt import CompositeMTMini
-from ctnet.data.dataset import (
-    CompositeDataset,
-    Sample,
-    StepSampler,
-    collate,
-    open_source,
-    sampling_weights,
-)
+from ctnet.data.crop_batches import CropBatches
+from ctnet.data.dataset import CompositeDataset, open_source
 from ctnet.data.label_source import LabelSource
 from ctnet.data.pascal_mt import PascalMT, decode_colors, region_boundaries
-from ctnet.data.transforms import training_transform
+from ctnet.data.sampling import StepDraws, sampling_weights
 from ctnet.evaluation.evaluate import evaluate
 from ctnet.rules import R1, R2, R3, RRND, Rule, get_rule, single
 from ctnet.tasks import DEFAULT_TASKS, TASKS, VOC_CLASSES
@@ -291,16 +284,16 @@ def test_pascal_mt_missing_files_are_missing_labels(mt_root: Path) -> None:
     assert not sample.valid.any()
 
 
-def test_pascal_mt_samples_with_augmentation(mt_root: Path) -> None:
-    transform = training_transform(32, (0.1, 0.2))
-    dataset = CompositeDataset(PascalMT(mt_root, "train"), R2, transform=transform)
-    sample = dataset[0, 3]
-    assert sample.image.shape == (3, 32, 32)
+def test_pascal_mt_crops(mt_root: Path) -> None:
+    source = PascalMT(mt_root, "train")
+    draws = StepDraws(torch.tensor([1.0] + [0.0] * (len(source.ids) - 1)), 1, 0)
+    sample = CropBatches(source, DEFAULT_TASKS, draws, 64, (0.6, 1.2))[3].sample
+    assert sample.image.shape == (1, 3, 64, 64)
     assert sample.valid.any(-1).any(-1).all()
     # The background stripe lies on grass, which the normals' teacher has not seen.
     background = sample.labels["seg"] == 0
     assert background.any()
-    assert not sample.valid[NORMALS][background].any()
+    assert not sample.valid[:, NORMALS][background].any()
 
 
 @pytest.mark.parametrize(
@@ -391,14 +384,8 @@ def test_semantic_palettes(request: pytest.FixtureRequest, layout: str, rule: Ru
 
 
 def test_semantic_rules_ask_for_nothing_without_a_class_map(mini_root: Path) -> None:
-    dataset = CompositeDataset(
-        CompositeMTMini(mini_root, "train"), R2, transform=training_transform(32, (0.1, 0.2))
-    )
-    assert (dataset[2, 0].palette == NOTHING).all()
-    cropped = dataset[0, 0]
-    beyond = cropped.labels["seg"] == 255
-    assert beyond.any()
-    assert (cropped.palette[beyond] == NOTHING).all()
+    dataset = CompositeDataset(CompositeMTMini(mini_root, "train"), R2)
+    assert (dataset[2].palette == NOTHING).all()
 
 
 def test_semantic_rules_serve_networks_without_segmentation(mini_root: Path) -> None:
@@ -448,100 +435,38 @@ def test_random_and_single_palettes(request: pytest.FixtureRequest, layout: str)
     assert (CompositeDataset(source, None)[0].palette == NOTHING).all()
 
 
-def same(one: Sample, other: Sample) -> bool:
-    return all(
-        torch.equal(a, b)
-        for a, b in [
-            (one.image, other.image), (one.palette, other.palette), (one.valid, other.valid),
-            *((one.labels[name], other.labels[name]) for name in one.labels),
-        ]
-    )  # fmt: skip
-
-
-def test_a_pair_of_index_and_seed_is_one_sample(mini_root: Path) -> None:
-    def make(cache: bool) -> CompositeDataset:
-        transform = training_transform(32, (0.1, 0.3))
-        return CompositeDataset(
-            CompositeMTMini(mini_root, "train"), R1, transform=transform, cache=cache
-        )
-
-    plain, cached = make(False), make(True)
-    first = plain[0, 5]
-    torch.rand(3)
-    np.random.random(3)
-    state = torch.random.get_rng_state()
-    assert same(first, plain[0, 5])
-    assert torch.equal(state, torch.random.get_rng_state())
-    assert same(first, cached[0, 5])
-    assert same(first, cached[0, 5])
-    assert not same(first, plain[0, 6])
-    assert same(plain[1], plain[1, 1])
-
-    sampler = StepSampler(torch.ones(3), 2, range(3), seed=4)
-    runs = [
-        list(DataLoader(plain, batch_sampler=sampler, collate_fn=collate, num_workers=workers))
-        for workers in (0, 2)
-    ]
-    assert all(same(one, other) for one, other in zip(*runs, strict=True))
-
-
-def test_batches_stack_samples(mini_root: Path) -> None:
-    dataset = CompositeDataset(CompositeMTMini(mini_root, "train"), R2)
-    batch = collate([dataset[0], dataset[1]]).to(torch.device("cpu"))
-    assert batch.image.shape == (2, 3, HEIGHT, WIDTH)
-    assert batch.palette.shape == (2, HEIGHT, WIDTH)
-    assert batch.valid.shape == (2, 5, HEIGHT, WIDTH)
-    assert torch.equal(batch.labels["normals"][1], dataset[1].labels["normals"])
+def test_photographs_repeat_by_index_and_seed(mini_root: Path) -> None:
+    dataset = CompositeDataset(CompositeMTMini(mini_root, "train"), R1)
+    first = dataset[0, 5].palette
+    assert torch.equal(first, dataset[0, 5].palette)
+    assert any(not torch.equal(first, dataset[0, seed].palette) for seed in range(6, 12))
+    assert torch.equal(dataset[1].palette, dataset[1, 1].palette)
 
 
 def test_sampling_weights_by_hand(mini_root: Path) -> None:
     source = CompositeMTMini(mini_root, "train")
-    dataset = CompositeDataset(source, R1)
     # Person, cat, bus and background: 1 of 3 images; sofa: 2 of 3; the third shows no class.
-    np.testing.assert_array_equal(sampling_weights(dataset, {}), [1, 1, 1])
-    np.testing.assert_array_equal(sampling_weights(dataset, {"nyu": 2.5}), [1, 2.5, 1])
+    np.testing.assert_array_equal(sampling_weights(source, R1, {}), [1, 1, 1])
+    np.testing.assert_array_equal(sampling_weights(source, R1, {"nyu": 2.5}), [1, 2.5, 1])
     with pytest.raises(ValueError, match="no image is from source 'nyuv2'; did you mean 'nyu'"):
-        sampling_weights(dataset, {"nyuv2": 2.5})
+        sampling_weights(source, R1, {"nyuv2": 2.5})
     # R2 cannot ask for anything without a class map.
-    np.testing.assert_array_equal(sampling_weights(CompositeDataset(source, R2), {}), [1, 1, 0])
+    np.testing.assert_array_equal(sampling_weights(source, R2, {}), [1, 1, 0])
 
 
-def test_task_shares_are_how_often_tasks_are_drawn(mini_root: Path) -> None:
-    source = CompositeMTMini(mini_root, "train")
-    shares = {"seg": 2, "edges": 0, "normals": 9}
-    dataset = CompositeDataset(source, RRND, task_shares=shares)
-    # The first image has labels for everything but normals.
-    counts = torch.bincount(dataset[0].palette.flatten(), minlength=5) / (HEIGHT * WIDTH)
-    np.testing.assert_allclose(counts, [0.5, 0.25, 0, 0.25, 0], atol=0.05)
-
-
-def test_mosaic_share_keeps_any_task_anywhere(mini_root: Path) -> None:
-    source = CompositeMTMini(mini_root, "train")
-    plain = CompositeDataset(source, R2)
-    mixed = CompositeDataset(source, R2, mosaic_fraction=0.3)
-    same = [torch.equal(mixed[(0, k)].palette, plain[(0, k)].palette) for k in range(200)]
-    assert sum(same) / 200 == pytest.approx(0.7, abs=0.1)
-    mosaic = mixed[(0, same.index(False))].palette
-    assert set(mosaic.unique().tolist()) <= {SEG, PARTS, EDGES, SALIENCY}
-    # Mosaics need no class map.
-    always = CompositeDataset(source, R2, mosaic_fraction=1.0)
-    assert (plain[2].palette == NOTHING).all()
-    assert (always[2].palette == SALIENCY).all()
-
-
-def test_step_sampler_depends_on_the_step_alone() -> None:
+def test_draws_depend_on_the_step_alone() -> None:
     weights = torch.tensor([1.0, 2.0, 1.0, 0.0, 4.0])
-    whole = list(StepSampler(weights, 3, range(60), seed=7))
-    assert whole == list(StepSampler(weights, 3, range(60), seed=7))
-    assert whole[20:] == list(StepSampler(weights, 3, range(20, 60), seed=7))
-    assert whole != list(StepSampler(weights, 3, range(60), seed=8))
-    assert len(StepSampler(weights, 3, range(20, 60), seed=7)) == 40
-    for batch in whole:
+    draws = StepDraws(weights, 3, seed=7)
+    batches = [draws[step] for step in range(60)]
+    assert batches[20:] == [StepDraws(weights, 3, seed=7)[step] for step in range(20, 60)]
+    other = StepDraws(weights, 3, seed=8)
+    assert batches != [other[step] for step in range(60)]
+    for batch in batches:
         indices = [draw.image for draw in batch]
         assert len(set(indices)) == 3
         assert 3 not in indices
-    assert len({draw.seed for batch in whole for draw in batch}) == 180
-    first = np.bincount([batch[0][0] for batch in StepSampler(weights, 1, range(800), seed=0)])
+    single = StepDraws(weights, 1, seed=0)
+    first = np.bincount([single[step][0].image for step in range(800)])
     np.testing.assert_allclose(first / 800, weights / 8, atol=0.06)
     with pytest.raises(ValueError, match=r"a batch of 5 .* there are 4"):
-        StepSampler(weights, 5, range(1), seed=0)
+        StepDraws(weights, 5, seed=0)

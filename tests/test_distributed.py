@@ -19,7 +19,8 @@ from training_worker import CASES, STEPS, base, config_of, normalize, prepare, r
 
 import ctnet
 from ctnet.cli.main import main
-from ctnet.data.dataset import StepSampler, open_source
+from ctnet.data.dataset import open_source
+from ctnet.data.sampling import StepDraws
 from ctnet.models.checkpoint import save_checkpoint
 from ctnet.training.distributed import joined, own_rows, own_workers
 from ctnet.training.launch import launch
@@ -115,7 +116,8 @@ def test_processes_differ_in_what_they_have(data: Path) -> None:
     source = open_source("compositemt", data, "train")
     weights = torch.ones(len(source.ids))
     differ = 0
-    for keys in StepSampler(weights, config.batch_size, range(STEPS), config.seed):
+    draws = StepDraws(weights, config.batch_size, config.seed)
+    for keys in (draws[step] for step in range(STEPS)):
         tasks = [
             {t for d in rows for t in LABELED[d.image].split()} for rows in (keys[:1], keys[1:])
         ]

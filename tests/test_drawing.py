@@ -44,7 +44,10 @@ def legend_of(prediction, **options):
 
 @pytest.fixture
 def prediction(rng):
-    return make_prediction(rng, Palette.from_boxes(BOXES.items(), SIZE))
+    palette = Palette.empty(SIZE)
+    for task, box in BOXES.items():
+        palette = palette.paint_box(box, task)
+    return make_prediction(rng, palette)
 
 
 def test_each_task_in_its_own_drawing(prediction):

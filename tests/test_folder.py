@@ -13,11 +13,14 @@ import ctnet
 from ctnet.cli.main import main
 from ctnet.data.check import check_data
 from ctnet.data.classes_file import read_classes
-from ctnet.data.dataset import CompositeDataset, collate, find_layout, open_source
+from ctnet.data.crop_batches import CropBatches, RequestedBatches, Requests
+from ctnet.data.dataset import find_layout, open_source
 from ctnet.data.folder import FolderSource
 from ctnet.data.label_files import LabelError, NoPhotographsError
+from ctnet.data.sampling import StepDraws
 from ctnet.models.base import create
 from ctnet.models.checkpoint import save_checkpoint
+from ctnet.rules import R1
 from ctnet.tasks import TASKS, get_task, register_task
 
 NAMES = ("background", "hat", "shirt", "trousers")
@@ -329,12 +332,16 @@ class TestLearning:
 def test_processes_that_are_started_anew_know_the_task(data):
     source = FolderSource(data, "train")
     register_task(source.specs["clothing"])
-    dataset = CompositeDataset(source, None, ("seg", "clothing"))
+    tasks = ("seg", "clothing")
+    draws = StepDraws(torch.ones(len(source.ids)), 1, 0)
+    crops = CropBatches(source, tasks, draws, 32, (1.0, 1.0))
+    batches = RequestedBatches(crops, Requests(R1, tasks))
     loader = DataLoader(
-        dataset, batch_size=1, num_workers=1, collate_fn=collate, multiprocessing_context="spawn"
+        batches, batch_size=None, sampler=[3], num_workers=1, multiprocessing_context="spawn"
     )
     sample = next(iter(loader))
-    assert torch.equal(sample.labels["clothing"][0], dataset[0].labels["clothing"])
+    assert torch.equal(sample.labels["clothing"], batches[3].labels["clothing"])
+    assert torch.equal(sample.palette, batches[3].palette)
 
 
 def test_masks_of_another_mode_are_refused(data):

@@ -4,13 +4,16 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import ctnet
 from ctnet.cli.main import main
-from ctnet.data.dataset import CompositeDataset, collate, open_source
+from ctnet.data.crop_batches import CropBatches, RequestedBatches, Requests
+from ctnet.data.dataset import open_source
 from ctnet.data.label_files import LabelError, read_class_map, read_normals, read_strength
+from ctnet.data.sampling import StepDraws
 from ctnet.evaluation.evaluate import evaluate
 from ctnet.rules import get_rule
 from ctnet.tasks import DEFAULT_TASKS, TASKS, TaskSpec, get_task
@@ -157,8 +160,11 @@ class TestDataSets:
     def test_a_worker_says_it_in_one_line(self, root, workers):
         for path in root.glob("*.seg.png"):
             path.write_bytes(b"broken")
-        dataset = CompositeDataset(open_source("compositemt", root, "train"), get_rule("R1"))
-        loader = DataLoader(dataset, 2, num_workers=workers, collate_fn=collate)
+        source = open_source("compositemt", root, "train")
+        draws = StepDraws(torch.ones(len(source.ids)), 2, 0)
+        crops = CropBatches(source, DEFAULT_TASKS, draws, 32, (1.0, 1.0))
+        batches = RequestedBatches(crops, Requests(get_rule("R1"), DEFAULT_TASKS))
+        loader = DataLoader(batches, batch_size=None, sampler=range(3), num_workers=workers)
         with pytest.raises(LabelError) as caught:
             next(iter(loader))
         assert str(caught.value).startswith(str(root)) and len(str(caught.value).splitlines()) == 1

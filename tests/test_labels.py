@@ -9,9 +9,8 @@ import torch
 from ctnet.labels import (
     SCORE_EPS,
     TaskLabels,
-    anchor_distance,
+    anchor_scores,
     class_anchors,
-    class_scores,
     decode,
     decode_task,
     task_values,
@@ -39,11 +38,6 @@ def test_anchors_are_distinct_points_of_the_cube(classes):
     assert anchors[0] == (0, 0, 0)
 
 
-@pytest.mark.parametrize("classes", COUNTS)
-def test_anchor_distance_is_the_smallest(classes):
-    assert anchor_distance(classes) == pytest.approx(brute_distance(class_anchors(classes)))
-
-
 @pytest.mark.parametrize("classes", range(2, 27))
 def test_anchors_are_far_apart(classes):
     least = 1.0 if classes <= 8 else math.sqrt(0.5) if classes <= 14 else 0.5
@@ -58,7 +52,7 @@ def test_anchors_do_not_change(classes):
 
 
 def test_anchors_of_more_classes_never_come_closer_than_a_finer_lattice():
-    distances = [anchor_distance(classes) for classes in range(2, 65)]
+    distances = [brute_distance(class_anchors(classes)) for classes in range(2, 65)]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] >= 1 / 3 - 1e-12
 
@@ -76,7 +70,7 @@ def test_scores_are_eq_5(classes, rng):
     expected = np.empty((4, 5, classes))
     for c, anchor in enumerate(class_anchors(classes)):
         expected[..., c] = 1 / (np.sqrt(((points - np.array(anchor)) ** 2).sum(-1)) + 0.01)
-    scores = class_scores(torch.from_numpy(outputs), classes)
+    scores = anchor_scores(torch.from_numpy(outputs), class_anchors(classes))
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-9)
 
 
@@ -89,13 +83,13 @@ def test_outputs_at_and_near_an_anchor_are_its_class(classes, distance, rng):
     directions = np.abs(directions) * np.where(anchors > 0.5, -1, 1)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     points = anchors + distance * directions
-    classes_found = class_scores(logits_of(points), classes).argmax(-1)
+    classes_found = anchor_scores(logits_of(points), class_anchors(classes)).argmax(-1)
     assert classes_found.tolist() == list(range(classes))
 
 
 def test_score_on_an_anchor_is_capped():
     outputs = torch.full((1, 3), -1e4)
-    scores = class_scores(outputs, 8)
+    scores = anchor_scores(outputs, class_anchors(8))
     assert scores[0, 0].item() == pytest.approx(1 / SCORE_EPS, rel=1e-3)
     assert scores.argmax().item() == 0
 
@@ -105,13 +99,13 @@ def test_score_gradients_are_finite_exactly_on_anchors(classes):
     anchors = torch.tensor(class_anchors(classes))
     outputs = ((anchors - 0.5) * 1e4).requires_grad_()
     assert torch.equal(torch.sigmoid(outputs), anchors)
-    class_scores(outputs, classes).log_softmax(-1).diagonal().sum().backward()
+    anchor_scores(outputs, class_anchors(classes)).log_softmax(-1).diagonal().sum().backward()
     assert outputs.grad.isfinite().all()
 
 
 def test_score_gradients(rng):
     outputs = torch.from_numpy(rng.normal(size=(4, 3))).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: class_scores(x, 7), outputs)
+    assert torch.autograd.gradcheck(lambda x: anchor_scores(x, class_anchors(7)), outputs)
 
 
 @pytest.mark.parametrize("name", ["seg", "parts"])
@@ -119,7 +113,7 @@ def test_class_values_are_a_softmax_of_scores(name, rng):
     task = get_task(name)
     outputs = torch.from_numpy(rng.normal(0, 2, (6, 3)))
     values = task_values(outputs, task).numpy()
-    scores = class_scores(outputs, len(task.classes)).numpy()
+    scores = anchor_scores(outputs, class_anchors(len(task.classes))).numpy()
     expected = np.exp(scores - scores.max(1, keepdims=True))
     np.testing.assert_allclose(values, expected / expected.sum(1, keepdims=True), rtol=1e-9)
     assert decode_task(outputs, task).tolist() == values.argmax(1).tolist()

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.data.dataset import Sample
-from ctnet.labels import ClassAnchors, class_anchors, class_scores
+from ctnet.data.sample import Sample
+from ctnet.labels import ClassAnchors, anchor_scores, class_anchors
 from ctnet.tasks import DEFAULT_TASKS
 from ctnet.training.losses import (
     PAPER_WEIGHTS,
@@ -271,7 +271,9 @@ def test_smooth_scores_are_squared_distances(classes: int) -> None:
     points = torch.sigmoid(3 * outputs).numpy()
     squared = ((points[:, None] - np.array(class_anchors(classes))) ** 2).sum(2)
     np.testing.assert_allclose(softmax(scores.numpy()), softmax(-12 * squared), rtol=1e-9)
-    assert torch.equal(scores.argmax(1), class_scores(3 * outputs, classes).argmax(1))
+    assert torch.equal(
+        scores.argmax(1), anchor_scores(3 * outputs, class_anchors(classes)).argmax(1)
+    )
 
 
 def test_smooth_scores_have_no_trap_at_a_wrong_anchor() -> None:
@@ -294,7 +296,7 @@ def test_smooth_scores_have_no_trap_at_a_wrong_anchor() -> None:
             )
             loss(outputs.T.reshape(1, 3, 21, 21), sample)[0].backward()
             optimizer.step()
-        return float((class_scores(outputs, 21).argmax(1) == target).float().mean())
+        return float((anchor_scores(outputs, class_anchors(21)).argmax(1) == target).float().mean())
 
     assert reached(20.0) == 1
     assert reached(0.0) < 0.9

@@ -83,8 +83,6 @@ class TestChecks:
             lambda size: Palette.empty(size),
             lambda size: Palette.single("seg", size),
             lambda size: Palette.random(size, np.random.default_rng(0)),
-            lambda size: Palette.from_boxes([], size),
-            lambda size: Palette.from_polygons([], size, "seg"),
             lambda size: Palette.single("seg", (4, 4)).resize(size),
         ],
     )
@@ -107,7 +105,6 @@ class TestChecks:
             lambda p, rng: p.replace("seg", "normal"),
             lambda p, rng: p.paint_box((0, 0, 1, 1), "normal"),
             lambda p, rng: Palette.single("normal", (2, 2)),
-            lambda p, rng: Palette.from_boxes([], (2, 2), "normal"),
             lambda p, rng: Palette.from_masks([("normal", np.ones((2, 2), bool))]),
             lambda p, rng: Palette.mosaic((2, 2), rng, among=("normal",)),
             lambda p, rng: Palette.random((2, 2), rng, among=("seg", "normal")),
@@ -285,7 +282,9 @@ class TestBuild:
     @pytest.mark.parametrize("background", [None, "edges"])
     def test_boxes_paint_over_the_background(self, background):
         boxes = [("seg", (1, 2, 5, 4)), ("parts", (4, 3, 99, 99)), ("normals", (-5, -5, 1, 1))]
-        palette = Palette.from_boxes(boxes, (6, 8), background)
+        palette = Palette.empty((6, 8)).fill(background)
+        for task, box in boxes:
+            palette = palette.paint_box(box, task)
         expected = np.full((6, 8), 255 if background is None else 2)
         expected[2:4, 1:5] = 0
         expected[3:, 4:] = 1
@@ -294,12 +293,12 @@ class TestBuild:
 
     @pytest.mark.parametrize("box", [(9, 9, 12, 12), (-9, -9, 0, 0), (-3, 2, 0, 4)])
     def test_box_outside_paints_nothing(self, box):
-        assert Palette.from_boxes([("seg", box)], (6, 8)) == Palette.empty((6, 8))
+        assert Palette.empty((6, 8)).paint_box(box, "seg") == Palette.empty((6, 8))
 
     @pytest.mark.parametrize("box", [(3, 3, 3, 5), (3, 3, 5, 3), (5, 3, 3, 5), (3, 5, 5, 3)])
     def test_empty_box(self, box):
         with pytest.raises(ValueError, match="positive sides"):
-            Palette.from_boxes([("seg", box)], (6, 8))
+            Palette.empty((6, 8)).paint_box(box, "seg")
 
     @pytest.mark.parametrize(
         "corners",
@@ -315,7 +314,7 @@ class TestBuild:
     )
     def test_polygons_fill_to_within_a_pixels_diagonal(self, corners):
         distance = polygon_distance(corners, (32, 40))
-        palette = Palette.from_polygons([("edges", corners)], (32, 40), background="seg")
+        palette = Palette.single("seg", (32, 40)).paint_polygon(corners, "edges")
         sure = np.abs(distance) > math.sqrt(2)
         assert (sure & (distance > 0)).sum() > 30
         assert set(np.unique(palette.ids)) == {0, 2}
@@ -323,11 +322,12 @@ class TestBuild:
 
     def test_polygons_paint_one_over_the_other_border_included(self):
         square = [(1, 1), (4, 1), (4, 3), (1, 3)]
-        polygons = [("seg", square), ("normals", [(x + 2, y) for x, y in square])]
+        moved = [(x + 2, y) for x, y in square]
         expected = np.full((5, 8), 255)
         expected[1:4, 1:5] = 0
         expected[1:4, 3:7] = 4
-        palette = Palette.from_polygons(polygons, (5, 8))
+        palette = Palette.empty((5, 8)).paint_polygon(square, "seg")
+        palette = palette.paint_polygon(moved, "normals")
         np.testing.assert_array_equal(palette.ids, expected)
 
     @pytest.mark.parametrize(
@@ -341,14 +341,14 @@ class TestBuild:
     )
     def test_bad_polygon(self, corners, message):
         with pytest.raises(ValueError, match=message):
-            Palette.from_polygons([("seg", corners)], (6, 8))
+            Palette.empty((6, 8)).paint_polygon(corners, "seg")
 
     def test_own_tasks(self):
         tasks = ("normals", "seg")
         for palette in (
             Palette.single("seg", (2, 3), tasks),
-            Palette.from_boxes([("seg", (0, 0, 3, 2))], (2, 3), tasks=tasks),
-            Palette.from_polygons([("seg", [(0, 0), (2, 0), (2, 1), (0, 1)])], (2, 3), tasks=tasks),
+            Palette.empty((2, 3), tasks).paint_box((0, 0, 3, 2), "seg"),
+            Palette.empty((2, 3), tasks).paint_polygon([(0, 0), (2, 0), (2, 1), (0, 1)], "seg"),
             Palette.from_masks([("seg", np.ones((2, 3), bool))], tasks),
         ):
             assert palette.tasks == tasks

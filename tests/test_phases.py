@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ctnet.blocks.decoder_config import DecoderConfig
 from ctnet.blocks.encoders import BUILDERS
 from ctnet.cli.main import main
-from ctnet.data.device_data import DeviceData
+from ctnet.data.crop_batches import CropBatches
 from ctnet.models.config import ModelConfig
 from ctnet.training.config import RECIPES, TrainConfig
 from ctnet.training.loop import TrainingLoop
@@ -42,7 +42,7 @@ def config(data: Path) -> TrainConfig:
     """Three phases: a frozen encoder at coarse strides, all stages but the first, larger crops."""
     return TrainConfig(
         "run", ModelConfig("ctn", "tiny", DECODER), data=str(data),
-        pretrained_encoder=False, crop_size=32, scale_range=(0.1, 0.2), batch_size=2, steps=7,
+        pretrained_encoder=False, crop_size=32, scale_range=(0.6, 1.2), batch_size=2, steps=7,
         learning_rate=1e-2, encoder_lr_scale=0.1, warmup_steps=0, lr_decay_fraction=0.0,
         ema_decay=0.5, aux_loss_weight=0.5, class_weight_power=0.3, precision="fp32", device="cpu",
         workers=0, validate_every=1,
@@ -71,7 +71,7 @@ def score(_: nn.Module) -> Mapping[str, float]:
 
 def run(trainer: TrainingLoop[Any], end: int) -> None:
     """Trains up to a step."""
-    for sample in trainer._batches():
+    for sample in trainer.batches():
         trainer.advance(sample)
         if trainer.step == end:
             return
@@ -118,11 +118,11 @@ def test_a_run_goes_through_its_phases(config: TrainConfig, tmp_path: Path) -> N
     sizes, learning, rates, known = [], [], [], []
     watched: nn.Parameter | None = None
     before = {n: p.detach().clone() for n, p in trainer.model.encoder.named_parameters()}
-    for sample in trainer._batches():
+    for sample in trainer.batches():
         sizes.append(tuple(sample.image.shape))
+        rates.append(trainer.schedule.get_last_lr())
         trainer.advance(sample)
         learning.append({n for n, p in trainer.model.named_parameters() if p.requires_grad})
-        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
         if watched is None:
             # The first phase trains nothing of the encoder.
             watched = next(iter(trainer.optimizer.state))
@@ -194,7 +194,7 @@ def test_phases_that_have_not_begun_may_change(config: TrainConfig, tmp_path: Pa
 def test_phases_on_the_device(config: TrainConfig, tmp_path: Path) -> None:
     trainer = Trainer(replace(config, device_data=True), tmp_path)
     sizes = []
-    for sample in trainer._batches():
+    for sample in trainer.batches():
         sizes.append(tuple(sample.image.shape))
         trainer.advance(sample)
     assert sizes == [(2, 3, 32, 32)] * 5 + [(3, 3, 64, 64)] * 2
@@ -215,7 +215,7 @@ def test_phases_of_a_palette_network(config: TrainConfig, tmp_path: Path) -> Non
 def test_runs_side_by_side_have_none(config: TrainConfig, tmp_path: Path) -> None:
     trainer = Trainer(config, tmp_path)
     with pytest.raises(ValueError, match="side by side have no phases; run has some"):
-        train_side_by_side([trainer], DeviceData.__new__(DeviceData))  # type: ignore[arg-type]
+        train_side_by_side([trainer], CropBatches.__new__(CropBatches))
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ def processor(tmp_path, monkeypatch):
     def pretend(text):
         (tmp_path / "cpuinfo").write_text(text)
         monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "cpuinfo")
-        precision._cpu_has_bfloat16.cache_clear()
+        precision.cpu_has_bfloat16.cache_clear()
 
     yield pretend
-    precision._cpu_has_bfloat16.cache_clear()
+    precision.cpu_has_bfloat16.cache_clear()
 
 
 @pytest.mark.parametrize(

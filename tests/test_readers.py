@@ -49,7 +49,7 @@ def config(
     monkeypatch.setattr(loop, "tqdm", partial(tqdm, disable=True))
     return TrainConfig(
         "tiny", ModelConfig("ctn", "tiny", DECODER), data=str(write_photographs(tmp_path)),
-        pretrained_encoder=False, crop_size=32, scale_range=(0.1, 0.15), batch_size=2, steps=2,
+        pretrained_encoder=False, crop_size=32, scale_range=(0.6, 0.9), batch_size=2, steps=2,
         workers=0, learning_rate=1e-2, warmup_steps=0, lr_decay_fraction=0.0, precision="fp32",
         device="cpu", ema_decay=0.5, validate_every=1, validate_images=5, aux_loss_weight=1.0,
         reader_width=8, encoder_aux_loss_weight=0.5,

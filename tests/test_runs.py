@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
 def test_weights_that_are_not_finite_replace_nothing(config: TrainConfig, tmp_path: Path) -> None:
     trainer = Trainer(config, tmp_path, lambda _: {"score": 1.0})
-    step = trainer._train_step
+    step = trainer.train_step
 
     def spoil(sample: Any) -> dict[str, float]:
         losses = step(sample)
@@ -233,7 +233,7 @@ def test_weights_that_are_not_finite_replace_nothing(config: TrainConfig, tmp_pa
                 trainer.model.decoder.head.weight[0] = float("inf")
         return losses
 
-    trainer._train_step = spoil  # type: ignore[method-assign]
+    trainer.train_step = spoil  # type: ignore[method-assign]
     before: dict[str, bytes] = {}
     advance = trainer.advance
 

@@ -13,14 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ctnet.data.dataset import CompositeDataset, StepSampler, open_source, sampling_weights
-from ctnet.data.device_data import DeviceData
+from ctnet.data.crop_batches import CropBatches
+from ctnet.data.dataset import open_source
 from ctnet.data.label_source import LabelSource
-from ctnet.data.sampling import Balance, ClassDraws, count_classes
-from ctnet.data.transforms import training_transform
+from ctnet.data.sampling import (
+    Balance,
+    ClassDraws,
+    Draw,
+    StepDraws,
+    count_classes,
+    sampling_weights,
+)
 from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
-from ctnet.training.config import TrainConfig
-from ctnet.training.shared_batches import SharedBatches
 
 BUS, DOG, PERSON = (VOC_CLASSES.index(name) for name in ("bus", "dog", "person"))
 SIZE = (64, 96)
@@ -54,8 +58,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> LabelSource:
 def plan(
     source: LabelSource, share: float, **source_weights: float
 ) -> tuple[torch.Tensor, ClassDraws]:
-    weights = sampling_weights(CompositeDataset(source, None), source_weights)
+    weights = sampling_weights(source, None, source_weights)
     return weights, ClassDraws.create(share, count_classes(source, "seg"), weights)
+
+
+def steps(
+    weights: torch.Tensor, size: int, steps: range, seed: int, draws: ClassDraws | None = None
+) -> list[Draw]:
+    found = StepDraws(weights, size, seed, draws)
+    return [draw for step in steps for draw in found[step]]
 
 
 def test_pixels_are_counted_on_each_photograph(source: LabelSource) -> None:
@@ -71,7 +82,7 @@ def test_drawn_classes_come_equally_often(source: LabelSource) -> None:
     weights, draws = plan(source, 0.5)
     # One pixel of a person does not make a photograph of a person.
     assert draws.classes == (BUS, DOG)
-    drawn = [d for batch in StepSampler(weights, 8, range(500), 3, draws) for d in batch]
+    drawn = steps(weights, 8, range(500), 3, draws)
     focus = Counter(draw.focus for draw in drawn)
     assert focus[255] / 4000 == pytest.approx(0.5, abs=0.03)
     assert focus[BUS] / 4000 == pytest.approx(0.25, abs=0.03)
@@ -79,9 +90,9 @@ def test_drawn_classes_come_equally_often(source: LabelSource) -> None:
     assert all(draw.image < COMMON for draw in drawn if draw.focus == DOG)
     buses = sum(draw.image >= COMMON for draw in drawn) / 4000
     assert buses == pytest.approx(0.5 * RARE / (COMMON + RARE) + 0.25, abs=0.03)
-    resumed = [d for batch in StepSampler(weights, 8, range(200, 500), 3, draws) for d in batch]
+    resumed = steps(weights, 8, range(200, 500), 3, draws)
     assert resumed == drawn[1600:]
-    plain = [d for batch in StepSampler(weights, 8, range(500), 3) for d in batch]
+    plain = steps(weights, 8, range(500), 3)
     assert {draw.focus for draw in plain} == {255}
     kept = [(a, b) for a, b in zip(drawn, plain, strict=True) if a.focus == 255]
     assert all(a == b for a, b in kept)
@@ -89,7 +100,7 @@ def test_drawn_classes_come_equally_often(source: LabelSource) -> None:
 
 def test_sources_are_limited_where_they_are_drawn_less_often(source: LabelSource) -> None:
     weights, draws = plan(source, 1.0, caltech=0.25)
-    drawn = [d for batch in StepSampler(weights, 8, range(400), 0, draws) for d in batch]
+    drawn = steps(weights, 8, range(400), 0, draws)
     buses = Counter(draw.image for draw in drawn if draw.focus == BUS)
     # One photograph from voc beside two at a quarter of its weight.
     assert buses[COMMON] / buses.total() == pytest.approx(1 / 1.5, abs=0.04)
@@ -101,7 +112,7 @@ def test_the_balance_of_the_log_is_that_of_the_draws(source: LabelSource) -> Non
     weights, draws = plan(source, 0.4, caltech=0.5)
     counts = count_classes(source, "seg")
     balance = Balance.compute(source, "seg", counts, weights, draws)
-    drawn = [d.image for batch in StepSampler(weights, 6, range(1500), 1, draws) for d in batch]
+    drawn = [d.image for d in steps(weights, 6, range(1500), 1, draws)]
     maps = [source.load(index)["seg"] for index in range(COMMON + RARE)]
     seen = np.bincount(drawn, minlength=COMMON + RARE)
     for when, times in ((0, np.ones(COMMON + RARE)), (1, seen)):
@@ -131,48 +142,29 @@ def test_the_balance_is_written(source: LabelSource, tmp_path: Path) -> None:
     assert total == pytest.approx(1, abs=1e-4)
 
 
-def test_crops_hold_the_class_that_they_are_drawn_for(source: LabelSource) -> None:
-    dataset = CompositeDataset(source, None, transform=training_transform(32, (0.25, 0.6)))
-    for seed in range(40):
-        for index, focus in ((COMMON, BUS), (0, DOG)):
-            labels = dataset[index, seed, focus].labels["seg"]
-            assert labels.shape == (32, 32)
-            assert (labels == focus).any()
-    without = [bool((dataset[COMMON, seed].labels["seg"] == BUS).any()) for seed in range(40)]
-    assert not all(without)
-    # What a photograph does not have, or loses when it is made smaller, does not stop it.
-    assert dataset[0, 1, BUS].labels["seg"].shape == (32, 32)
+@pytest.mark.parametrize("size", [32, 96])
+def test_crops_hold_the_class_that_they_are_drawn_for(source: LabelSource, size: int) -> None:
+    weights, draws = plan(source, 1.0)
+    found = StepDraws(weights, 8, 0, draws)
+    batches = CropBatches(source, ("seg",), found, size, (0.8, 3.0))
+    for step in range(8):
+        focus = [draw.focus for draw in found[step]]
+        labels = batches[step].sample.labels["seg"]
+        assert set(focus) <= {BUS, DOG}
+        assert all(bool((seg == c).any()) for seg, c in zip(labels, focus, strict=True))
 
 
 def test_rare_classes_fill_more_pixels_of_the_crops(source: LabelSource) -> None:
-    dataset = CompositeDataset(source, None, transform=training_transform(32, (0.3, 0.6)))
-
     def share(draws: ClassDraws | None) -> float:
-        sampler = StepSampler(weights, 8, range(60), 0, draws)
-        counts = torch.zeros(256, dtype=torch.int64)
-        for draw in (d for batch in sampler for d in batch):
-            counts += torch.bincount(dataset[draw].labels["seg"].flatten(), minlength=256)
+        batches = CropBatches(source, ("seg",), StepDraws(weights, 8, 0, draws), 32, (1.0, 2.0))
+        seen = torch.cat([batches[step].sample.labels["seg"].flatten() for step in range(60)])
+        counts = torch.bincount(seen, minlength=256)
         return float(counts[BUS] / counts[:21].sum())
 
     weights, draws = plan(source, 0.5)
     before, after = share(None), share(draws)
     assert 0 < before < 0.01
     assert after > 8 * before
-
-
-def test_crops_on_the_device_hold_the_class_too(source: LabelSource) -> None:
-    data = DeviceData(source, ("seg",), torch.device("cpu"))
-    weights, draws = plan(source, 1.0)
-    config = TrainConfig("x", crop_size=32, batch_size=8, scale_range=(0.8, 3.0))
-    for size in (32, 96):
-        config = TrainConfig("x", crop_size=size, batch_size=8, scale_range=(0.8, 3.0))
-        shared = SharedBatches(data, config, weights, draws)
-        for step in range(8):
-            steps = range(step, step + 1)
-            focus = [d.focus for d in next(iter(StepSampler(weights, 8, steps, 0, draws)))]
-            labels = shared[step].sample.labels["seg"]
-            assert set(focus) <= {BUS, DOG}
-            assert all(bool((seg == c).any()) for seg, c in zip(labels, focus, strict=True))
 
 
 def test_a_balance_without_classes_is_refused(source: LabelSource) -> None:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ctnet.fused import block as fused
 from ctnet.fused import network as fused_network
+from ctnet.fused.decoder import FusedDecoder
 from ctnet.fused.regions import Box
 from ctnet.palette import Palette
 
@@ -72,11 +73,11 @@ class TestParts:
         sizes = []
         monkeypatch.setattr(fused_network, "TILE", 64)
         monkeypatch.setattr(fused_network, "TILED_FROM", 100 * 100)
-        part = fused_network.FusedNetwork._part
+        plan = FusedDecoder.plan
         monkeypatch.setattr(
-            fused_network.FusedNetwork,
-            "_part",
-            lambda self, *given: sizes.append(given[2].size) or part(self, *given),
+            FusedDecoder,
+            "plan",
+            lambda self, *given: sizes.append(given[0].size) or plan(self, *given),
         )
         try:
             found = model.fuse()(image, palette)

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from ctnet import create
 from ctnet.data.compositemt import CompositeMTMini
-from ctnet.data.dataset import CompositeDataset, open_source, sampling_weights
-from ctnet.data.device_data import DeviceData
+from ctnet.data.crop_batches import CropBatches
+from ctnet.data.dataset import CompositeDataset, open_source
 from ctnet.data.pascal_mt import PascalMT
-from ctnet.data.sampling import count_classes
+from ctnet.data.sampling import StepDraws, count_classes, sampling_weights
 from ctnet.data.teacher import TeacherSource
-from ctnet.data.transforms import training_transform
 from ctnet.data.wrapped import CachedSource
 from ctnet.evaluation.evaluate import evaluate
 from ctnet.rules import R2
@@ -130,8 +128,8 @@ def test_rules_and_sampling_read_the_teacher(root: Path) -> None:
     parts = DEFAULT_TASKS.index("parts")
     np.testing.assert_array_equal(sample.palette, np.where(TEACHER == 15, parts, 255))
     np.testing.assert_array_equal(sample.valid[0], TEACHER != 255)
-    assert sampling_weights(plain, {}).tolist() == [1, 0]
-    assert sampling_weights(taught, {}).tolist() == [1, 1]
+    assert sampling_weights(plain.source, R2, {}).tolist() == [1, 0]
+    assert sampling_weights(taught.source, R2, {}).tolist() == [1, 1]
     seen = count_classes(taught.source, "seg")
     assert seen[BARE, 15] == (TEACHER == 15).sum() > 0
 
@@ -142,12 +140,13 @@ def test_crops_and_derived_labels_have_the_teacher_too(root: Path) -> None:
     found = source.load(BARE)
     np.testing.assert_array_equal(found["foreground.valid"], TEACHER != 255)
     assert source.kind(BARE, "foreground") == "distilled"
-    transform = training_transform(32, (0.1, 0.1))
-    crop = CompositeDataset(source, R2, transform=transform)[BARE, 5]
-    assert set(crop.labels["seg"].unique().tolist()) <= {15, 255}
-    assert (crop.labels["seg"] == 15).any()
-    data = DeviceData(source, DEFAULT_TASKS, torch.device("cpu"), threads=1)
-    assert data.labeled(torch.tensor([LABELED, BARE]))[:, 0].tolist() == [True, True]
+    draws = StepDraws(sampling_weights(source, R2, {}), 2, 0)
+    places = [draw.image for draw in draws[5]]
+    batch = CropBatches(source, tasks, draws, 64, (1.0, 1.0))[5]
+    seg = batch.sample.labels["seg"][places.index(BARE)]
+    assert set(seg.unique().tolist()) <= {15, 255}
+    assert (seg == 15).any()
+    assert batch.labeled[:, 0].tolist() == [True, True]
 
 
 def test_missing_files_are_named(root: Path) -> None:

@@ -9,12 +9,11 @@ import torch
 import ctnet
 from ctnet.cli.main import main
 from ctnet.data.compositemt import CompositeMTMini
-from ctnet.data.dataset import CompositeDataset, open_source, sampling_weights
-from ctnet.data.device_data import DeviceData
-from ctnet.data.sampling import ClassDraws, count_classes
+from ctnet.data.crop_batches import CropBatches
+from ctnet.data.dataset import open_source
+from ctnet.data.sampling import ClassDraws, StepDraws, count_classes, sampling_weights
 from ctnet.models.config import ModelConfig
 from ctnet.training.config import RECIPES, TrainConfig
-from ctnet.training.shared_batches import SharedBatches
 from ctnet.training.trainer import Trainer
 from ctnet.training.zoo_trainer import GROUPS, create_loop, train_side_by_side, train_zoo
 
@@ -47,10 +46,12 @@ def config(small, tiny):
 
 def shared_batches(config):
     source = open_source("compositemt", config.data, "train")
-    weights = sampling_weights(CompositeDataset(source, None), {})
-    draws = ClassDraws.create(config.class_balanced_fraction, count_classes(source, "seg"), weights)
-    data = DeviceData(source, config.model.tasks, torch.device("cpu"))
-    return SharedBatches(data, config, weights, draws)
+    weights = sampling_weights(source, None, {})
+    classes = ClassDraws.create(
+        config.class_balanced_fraction, count_classes(source, "seg"), weights
+    )
+    draws = StepDraws(weights, config.batch_size, config.seed, classes)
+    return CropBatches(source, config.model.tasks, draws, config.crop_size, config.scale_range)
 
 
 def test_every_network_of_the_issue_has_a_recipe():
@@ -113,7 +114,7 @@ def test_runs_of_different_lengths_and_resumed_ones(config, tmp_path):
 
     half = create_loop(second, tmp_path / "half")
     batches = shared_batches(config)
-    half.advance(half.request(batches[0], 0))
+    half.advance(half.requests.ask(batches[0], 0))
     half.close()
     resumed = create_loop(second, tmp_path / "half")
     assert resumed.step == 1
@@ -136,24 +137,15 @@ def test_rule_s_supervises_every_label(config, tmp_path, system):
     model = replace(config.model, system=system)
     trainer = Trainer(replace(config, rule="S", model=model), tmp_path)
     shared = shared_batches(config)[0]
-    sample = trainer.request(shared, 0)
+    sample = trainer.requests.ask(shared, 0)
     assert (sample.palette == 255).all()
     trainer.model.train()
-    total, parts = trainer._loss(sample)
+    total, parts = trainer.compute_loss(sample)
     assert set(parts) == set(trainer.model.tasks)
     total.backward()
     heads = [p for n, p in trainer.model.named_parameters() if n.endswith("head.weight")]
     assert len(heads) == (1 if system == "ctn" else 5)
     assert all(head.grad.abs().max() > 0 for head in heads)
-
-
-def test_a_share_of_mosaics(config, tmp_path):
-    trainer = Trainer(replace(config, rule="single:seg", mosaic_fraction=0.5), tmp_path)
-    shared = shared_batches(config)[0]
-    palettes = [trainer.request(shared, step).palette for step in range(60)]
-    mosaics = torch.cat([(p != 0).flatten(1).any(1) for p in palettes]).float().mean()
-    # A mosaic of four times seg is rare.
-    assert 0.3 < mosaics < 0.65
 
 
 def test_the_zoo_trains_and_goes_on(small, tmp_path):

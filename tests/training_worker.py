@@ -115,7 +115,7 @@ def run(case: str, data: Path, folder: Path) -> dict[str, Any]:
     with float64():
         trainer = cls(config, folder)
     first = trainer.step
-    train_step, gradients = trainer._train_step, trainer._sum_gradients
+    train_step, gradients = trainer.train_step, trainer.sum_gradients
     end = os.environ.get("CTNET_TEST_KILL", "")
 
     def recorded(sample: Any) -> dict[str, float]:
@@ -129,7 +129,7 @@ def run(case: str, data: Path, folder: Path) -> dict[str, Any]:
             os.kill(os.getppid(), signal.SIGKILL)
         gradients()
 
-    trainer._train_step, trainer._sum_gradients = recorded, deadly
+    trainer.train_step, trainer.sum_gradients = recorded, deadly
     final = trainer.train()
     return {
         "first": first, "losses": losses, "model": trainer.model.state_dict(),

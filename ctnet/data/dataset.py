@@ -1,17 +1,14 @@
-"""Data sets: image, palette, labels and validity, for every rule."""
+"""Data sets: layouts on disk, and whole photographs with labels under a rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-from torchvision import tv_tensors
+from torch.utils.data import Dataset
 
 from ctnet.checks import did_you_mean
 from ctnet.data.compositemt import CompositeMTMini
@@ -20,84 +17,13 @@ from ctnet.data.folder import FolderSource, is_folder_layout
 from ctnet.data.held_out import SPLITS, split_train
 from ctnet.data.label_source import LabelSource
 from ctnet.data.pascal_mt import PascalMT
-from ctnet.data.sampling import ClassDraws
+from ctnet.data.sample import Sample
 from ctnet.data.teacher import Teacher, TeacherSource
-from ctnet.data.transforms import (
-    Normals,
-    Strength,
-    Uncolored,
-    Validity,
-    as_training_tensors,
-)
 from ctnet.data.working_size import WorkingSizeSource
-from ctnet.data.wrapped import CachedSource, SubsetSource
-from ctnet.rules import R1, Rule
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskName, get_task
-
-LABEL_TYPES = {"classes": tv_tensors.Mask, "probability": Strength, "normals": Normals}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image, or a batch of them (a leading N), with request and labels.
-
-    Attributes:
-        image: RGB in [0, 1] (3,H,W).
-        palette: Task ids (H,W) int64, 255 = nothing asked.
-        labels: By task name: class ids (H,W) int64 with 255 = not labeled, strengths (H,W) in
-            [0, 1], unit normals (3,H,W). Where a label is missing its values mean nothing.
-        valid: Where each task is labeled (K,H,W).
-        uncolored: The image (3,H,W) before its colors were changed, where that is asked for.
-        inside: Where (H,W) the crop lies in the photograph, where that is asked for.
-    """
-
-    image: Tensor
-    palette: Tensor
-    labels: dict[str, Tensor]
-    valid: Tensor
-    uncolored: Tensor | None = None
-    inside: Tensor | None = None
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
-        """Changes every tensor in one way."""
-        labels = {name: change(label) for name, label in self.labels.items()}
-        uncolored, inside = (
-            None if x is None else change(x) for x in (self.uncolored, self.inside)
-        )
-        return Sample(
-            change(self.image), change(self.palette), labels, change(self.valid), uncolored, inside
-        )
-
-    def to(self, device: torch.device) -> Sample:
-        """Moves all tensors."""
-        return self.map(lambda x: x.to(device, non_blocking=True))
-
-    def at_stride(self, stride: int) -> Sample:
-        """Takes the pixels at the centers of cells of so many pixels a side."""
-        cells = (..., slice(stride // 2, None, stride), slice(stride // 2, None, stride))
-        return self.map(lambda x: x[cells])
-
-    def select(self, rows: Tensor | slice) -> Sample:
-        """Takes images of a batch by a mask (N,), indices or a slice."""
-        return self.map(lambda x: x[rows])
-
-
-def collate(samples: Sequence[Sample]) -> Sample:
-    """Stacks samples of one size into a batch."""
-
-    def stack(values: Sequence[Tensor | None]) -> Tensor | None:
-        there = [value for value in values if value is not None]
-        return torch.stack(there) if there else None
-
-    return Sample(
-        torch.stack([s.image for s in samples]),
-        torch.stack([s.palette for s in samples]),
-        {name: torch.stack([s.labels[name] for s in samples]) for name in samples[0].labels},
-        torch.stack([s.valid for s in samples]),
-        stack([s.uncolored for s in samples]),
-        stack([s.inside for s in samples]),
-    )
-
+from ctnet.data.wrapped import SubsetSource
+from ctnet.palette import Size
+from ctnet.rules import Rule
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task
 
 SOURCES: Mapping[str, Callable[[str | Path, str], LabelSource]] = {
     "compositemt": CompositeMTMini,
@@ -195,138 +121,65 @@ def open_source(
     return source
 
 
-class Draw(NamedTuple):
-    """A sample that was drawn: the same draw gives the same sample.
-
-    Attributes:
-        image: Index of the photograph.
-        seed: Of augmentation and palette.
-        focus: Class in ``seg`` that the crop shall hold some of; 255 for none.
-    """
-
-    image: int
-    seed: int
-    focus: int = IGNORE
-
-
 class CompositeDataset(Dataset[Sample]):
-    """Samples of a label source under a rule, by index or as :class:`Draw` says.
+    """Whole photographs of a label source under a rule, by index.
 
     Args:
         source: Where images and labels come from.
         rule: What makes the palettes. Mosaic and random rules draw among the tasks that the image
-            has labels for; semantic rules read the class map ``seg`` and ask for nothing where it
-            is missing. None asks for nothing.
+            has labels for; semantic rules read its class map and ask for nothing where that is
+            missing. None asks for nothing.
         tasks: Names of the tasks by id.
-        transform: Joint augmentation; None keeps the image as it is.
-        cache: Keep decoded files in memory, unless the source does so already.
-        task_shares: Relative frequency of tasks in mosaic and random palettes, whole numbers by
-            name; 1 where none is given.
-        mosaic_fraction: Fraction of samples whose palette is a mosaic (R1) whatever the rule, so
-            that a network of a semantic rule can still do any task anywhere.
-        uncolored: Give each sample the image before its colors were changed, too.
     """
 
     def __init__(
-        self,
-        source: LabelSource,
-        rule: Rule | None,
-        tasks: Sequence[str] = DEFAULT_TASKS,
-        transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-        cache: bool = False,
-        task_shares: Mapping[str, int] | None = None,
-        mosaic_fraction: float = 0.0,
-        uncolored: bool = False,
+        self, source: LabelSource, rule: Rule | None, tasks: Sequence[str] = DEFAULT_TASKS
     ) -> None:
-        self.uncolored = uncolored
-        self.mosaic_fraction = mosaic_fraction
-        self.task_shares = task_shares or {}
-        shared = isinstance(source, CachedSource)
-        self.source = CachedSource(source) if cache and not shared else source
+        self.source = source
         self.rule = rule
-        # A process that is started from scratch, as macOS and Windows do, knows no added task.
-        self.tasks: tuple[str, ...] = tuple(map(TaskName.of, tasks))
-        self.transform = transform
+        self.tasks: tuple[str, ...] = tuple(tasks)
 
     def __len__(self) -> int:
         return len(self.source.ids)
 
-    def raw(self, index: int) -> dict[str, np.ndarray]:
-        """Returns the files of a sample, decoded, as :meth:`LabelSource.load` gives them."""
-        return self.source.load(index)
-
-    def __getitem__(self, key: int | tuple[int, int] | Draw) -> Sample:
-        index, seed, focus = Draw(*key) if isinstance(key, tuple) else Draw(key, key)
-        raw = self.raw(index)
-        tensors = self._tensors(raw)
-        if self.transform is not None:
-            if focus != IGNORE and "seg" in raw:
-                wanted = torch.from_numpy(raw["seg"] == focus)
-                tensors["focus"] = tv_tensors.Mask(wanted[None].to(torch.uint8))
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                tensors = self.transform(tensors)
-        tensors = as_training_tensors(tensors)
-        labeled = [t for t in self.tasks if t in raw for _ in range(self.task_shares.get(t, 1))]
-        palette = self._palette(tensors, labeled, seed)
-        valid = tensors["valid"] > 0
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Returns a photograph by its index, or by (index, seed of the palette)."""
+        index, seed = key if isinstance(key, tuple) else (key, key)
+        raw = self.source.load(index)
+        height, width = raw["image"].shape[:2]
+        valid = torch.zeros(len(self.tasks), height, width, dtype=torch.bool)
         labels = {}
         for number, name in enumerate(self.tasks):
-            labels[name] = _finish(tensors[name], get_task(name).kind)
-            if get_task(name).kind == "classes":
-                valid[number] &= labels[name] != IGNORE
-        image = tensors["image"].float() / 255
-        if not self.uncolored:
-            return Sample(image, palette, labels, valid)
-        uncolored, inside = tensors["uncolored"].float() / 255, tensors["inside"][0] > 0
-        return Sample(image, palette, labels, valid, uncolored, inside)
-
-    def _tensors(self, raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        height, width = raw["image"].shape[:2]
-        tensors: dict[str, Tensor] = {
-            "image": tv_tensors.Image(torch.from_numpy(raw["image"]).permute(2, 0, 1))
-        }
-        valid = torch.zeros(len(self.tasks), height, width, dtype=torch.uint8)
-        for number, name in enumerate(self.tasks):
             kind = get_task(name).kind
-            shape = (3, height, width) if kind == "normals" else (1, height, width)
+            labels[name] = _label(raw.get(name), kind, (height, width))
             if name in raw:
-                array = torch.from_numpy(raw[name])
-                value = array.permute(2, 0, 1) if kind == "normals" else array[None]
-                mask = raw.get(f"{name}.valid")
-                valid[number] = 1 if mask is None else torch.from_numpy(mask)
-            else:
-                value = torch.full(shape, IGNORE, dtype=torch.uint8)
-            tensors[name] = LABEL_TYPES[kind](value)
-        tensors["valid"] = Validity(valid)
-        if self.uncolored:
-            tensors["uncolored"] = Uncolored(tensors["image"].as_subclass(Tensor))
-            tensors["inside"] = Validity(torch.ones(1, height, width, dtype=torch.uint8))
-        if self.rule is not None and self.rule.needs_labels and self.rule.reads in raw:
-            # Of its own, as the network's tasks need not have it among them.
-            tensors["classes"] = tv_tensors.Mask(torch.from_numpy(raw[self.rule.reads])[None])
-        return tensors
+                valid[number] = torch.from_numpy(raw.get(f"{name}.valid", np.array(True)))
+            if kind == "classes":
+                valid[number] &= labels[name] != IGNORE
+        image = torch.from_numpy(raw["image"]).permute(2, 0, 1).float() / 255
+        return Sample(image, self._palette(raw, seed), labels, valid)
 
-    def _palette(self, tensors: dict[str, Tensor], labeled: list[str], seed: int) -> Tensor:
-        size = tensors["image"].shape[1], tensors["image"].shape[2]
-        classes = tensors.get("classes")
-        generator = np.random.default_rng(seed)
-        rule = self.rule
-        if self.mosaic_fraction and generator.random() < self.mosaic_fraction:
-            rule = R1
-        if rule is None or (rule.needs_labels and classes is None):
+    def _palette(self, raw: dict[str, np.ndarray], seed: int) -> Tensor:
+        size = raw["image"].shape[0], raw["image"].shape[1]
+        classes = raw.get(self.rule.reads) if self.rule is not None else None
+        if self.rule is None or (self.rule.needs_labels and classes is None):
             return torch.full(size, IGNORE, dtype=torch.int64)
-        labels = None if classes is None else classes[0].numpy()
-        return rule.palette(size, generator, labels, self.tasks, labeled or None).tensor()
+        labeled = [name for name in self.tasks if name in raw]
+        generator = np.random.default_rng(seed)
+        palette = self.rule.palette(size, generator, classes, self.tasks, labeled or None)
+        return palette.tensor()
 
 
-def _finish(label: Tensor, kind: str) -> Tensor:
-    """Maps a stored label to the range that losses and metrics work in."""
+def _label(stored: np.ndarray | None, kind: str, size: Size) -> Tensor:
+    """Maps a stored label to the range that losses and metrics work in; one that is missing too."""
+    if stored is None:
+        stored = np.full((*size, 3) if kind == "normals" else size, IGNORE, np.uint8)
+    label = torch.from_numpy(stored)
     if kind == "classes":
-        return label[0].long()
+        return label.long()
     if kind == "probability":
-        return label[0].float() / 255
-    normals = label.float() / 127.5 - 1
+        return label.float() / 255
+    normals = label.permute(2, 0, 1).float() / 127.5 - 1
     return normals / normals.square().sum(0, keepdim=True).sqrt().clamp(min=1e-6)
 
 
@@ -349,89 +202,3 @@ def taken_evenly(images: Sequence[int], limit: int | None) -> list[int]:
     if limit is None or len(images) <= limit:
         return list(images)
     return [images[k * len(images) // limit] for k in range(limit)]
-
-
-def sampling_weights(dataset: CompositeDataset, source_weights: Mapping[str, float]) -> Tensor:
-    """Weighs photographs by their sources.
-
-    Args:
-        dataset: The photographs, and the rule that asks for tasks on them.
-        source_weights: Factors by name of the source; 1 where none is given.
-
-    Returns:
-        Relative frequencies (len(dataset),); 0 where there is no label that the rule could use: no
-        class map for a rule that maps classes, or none of the task that is asked everywhere.
-
-    Raises:
-        ValueError: If no image is from a source that is named.
-    """
-    source = dataset.source
-    indices = range(len(dataset))
-    origins = [source.origin(index) for index in indices]
-    for name in source_weights:
-        if name not in origins:
-            raise ValueError(f"no image is from source {name!r}{did_you_mean(name, set(origins))}")
-    weights = [source_weights.get(name, 1.0) for name in origins]
-    rule = dataset.rule
-    needed = None if rule is None else rule.reads if rule.needs_labels else rule.task
-    if needed is not None:
-        weights = [
-            w if source.kind(i, needed) else 0.0 for i, w in zip(indices, weights, strict=True)
-        ]
-    return torch.tensor(weights, dtype=torch.float64)
-
-
-class StepSampler(Sampler[list[Draw]]):
-    """Batches that depend only on the step, so that training resumes exactly.
-
-    Args:
-        weights: Relative frequency of each sample.
-        batch_size: Samples a step.
-        steps: The steps to yield.
-        seed: Seed of the whole run.
-        draws: How a part of the samples is drawn for a class instead of the weights, if any is.
-        rows: Samples of each batch that are yielded; None for all.
-
-    Raises:
-        ValueError: If fewer samples can be drawn than a batch takes.
-    """
-
-    def __init__(
-        self,
-        weights: Tensor,
-        batch_size: int,
-        steps: range,
-        seed: int,
-        draws: ClassDraws | None = None,
-        rows: slice | None = None,
-    ) -> None:
-        drawable = int((weights > 0).sum())
-        if batch_size > drawable:
-            raise ValueError(
-                f"a batch of {batch_size} needs as many images that the rule can use; there are "
-                f"{drawable}."
-            )
-        self.weights = weights
-        self.batch_size = batch_size
-        self.steps = steps
-        self.seed = seed
-        self.draws = draws
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for step in self.steps:
-            generator = np.random.default_rng((self.seed, step))
-            share = self.weights.double().numpy()
-            indices = generator.choice(len(share), self.batch_size, False, share / share.sum())
-            seeds = generator.integers(2**31, size=self.batch_size)
-            batch = [Draw(int(i), int(s)) for i, s in zip(indices, seeds, strict=True)]
-            if self.draws is not None:
-                batch = [self._redraw(draw, generator) for draw in batch]
-            yield batch if self.rows is None else batch[self.rows]
-
-    def _redraw(self, drawn: Draw, generator: np.random.Generator) -> Draw:
-        found = None if self.draws is None else self.draws.draw(generator)
-        return drawn if found is None else Draw(found[0], drawn.seed, found[1])

@@ -1,22 +1,25 @@
-"""Class-balanced sampling: rare classes are drawn as often as common ones.
+"""Which photographs a step takes; class-balanced, rare classes are drawn as often as common ones.
 
 A part of the samples is drawn for a class (class-aware sampling, Shen et al., "Relay
 backpropagation", ECCV 2016): first a class, all but the background equally often, then one of the
-photographs that have it. Its crop holds a pixel of the class (:class:`~.transforms.AroundFocus`).
+photographs that have it. Its crop holds a pixel of the class.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ctnet.checks import did_you_mean
 from ctnet.data.label_source import LabelSource
+from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, get_task
 
 LEAST_PIXELS = 100
@@ -93,6 +96,87 @@ class ClassDraws:
         row = int(generator.integers(len(self.classes)))
         weights = self.weights[row]
         return int(generator.choice(len(weights), p=weights)), self.classes[row]
+
+
+class Draw(NamedTuple):
+    """A photograph that was drawn.
+
+    Attributes:
+        image: Its index.
+        focus: Class in ``seg`` that the crop shall hold some of; 255 for none.
+    """
+
+    image: int
+    focus: int = IGNORE
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """The photographs of each step; they depend on seed and step alone, so runs resume exactly.
+
+    Attributes:
+        weights: Relative frequency of each photograph (N,).
+        batch_size: Photographs a step.
+        seed: Seed of the run.
+        classes: How a part of the photographs is drawn for a class instead, if any is.
+
+    Raises:
+        ValueError: If fewer photographs can be drawn than a batch takes.
+    """
+
+    weights: Tensor
+    batch_size: int
+    seed: int
+    classes: ClassDraws | None = None
+
+    def __post_init__(self) -> None:
+        drawable = int((self.weights > 0).sum())
+        if self.batch_size > drawable:
+            raise ValueError(
+                f"a batch of {self.batch_size} needs as many images that the rule can use; there "
+                f"are {drawable}."
+            )
+
+    def __getitem__(self, step: int) -> list[Draw]:
+        generator = np.random.default_rng((self.seed, step))
+        share = self.weights.double().numpy()
+        indices = generator.choice(len(share), self.batch_size, False, share / share.sum())
+        return [self._for_class(generator) or Draw(int(index)) for index in indices]
+
+    def _for_class(self, generator: np.random.Generator) -> Draw | None:
+        found = None if self.classes is None else self.classes.draw(generator)
+        return None if found is None else Draw(*found)
+
+
+def sampling_weights(
+    source: LabelSource, rule: Rule | None, source_weights: Mapping[str, float]
+) -> Tensor:
+    """Weighs photographs by their sources.
+
+    Args:
+        source: The photographs.
+        rule: What asks for tasks on them, if anything does.
+        source_weights: Factors by name of the source; 1 where none is given.
+
+    Returns:
+        Relative frequencies (N,); 0 where there is no label that the rule could use: no class map
+        for a rule that maps classes, or none of the task that is asked everywhere.
+
+    Raises:
+        ValueError: If no image is from a source that is named.
+    """
+    indices = range(len(source.ids))
+    origins = [source.origin(index) for index in indices]
+    for name in source_weights:
+        if name not in origins:
+            raise ValueError(f"no image is from source {name!r}{did_you_mean(name, set(origins))}")
+    weights = [source_weights.get(name, 1.0) for name in origins]
+    needed = None if rule is None else rule.reads if rule.needs_labels else rule.task
+    if needed is not None:
+        weights = [
+            w if source.kind(i, needed) else 0.0 for i, w in zip(indices, weights, strict=True)
+        ]
+    return torch.tensor(weights, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ctnet.blocks.features import Features
-from ctnet.data.dataset import Sample
+from ctnet.data.sample import Sample
 from ctnet.labels import Readers, decode
 from ctnet.models.base import CompositeModel
 from ctnet.palette import Palette

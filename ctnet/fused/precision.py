@@ -59,11 +59,12 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16, so that it is faster there than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and _cpu_has_bfloat16()
+    return device.type == "cpu" and cpu_has_bfloat16()
 
 
 @cache
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16, as Linux tells."""
     try:
         lines = _CPU_INFO.read_text().splitlines()
     except OSError:

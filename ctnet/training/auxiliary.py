@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ctnet.blocks.decoder import Decoder
 from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.features import Features
-from ctnet.data.dataset import Sample
+from ctnet.data.sample import Sample
 from ctnet.models.base import CompositeModel
 from ctnet.tasks import get_task
 from ctnet.training.distributed import anywhere

@@ -120,8 +120,8 @@ class TrainConfig:
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
         cache: Keep decoded files in memory.
-        device_data: Decode the whole data set into the memory of the device and augment there;
-            runs that differ in nothing but model, rule and steps see the same crops.
+        device_data: Decode the whole data set into the memory of the device and cut crops there,
+            for a GPU; otherwise ``workers`` decode and cut on the CPU. The crops are the same.
         validate_every: Steps between validations and checkpoints.
         validate_images: Images of each validation, taken evenly from the split; 0 takes all.
         seed: Of initialization, order, augmentation and palettes.
@@ -199,11 +199,6 @@ class TrainConfig:
                     f"unknown {name} {getattr(self, name)!r}"
                     f"{did_you_mean(getattr(self, name), choices)}"
                 )
-        known = known_tasks(self.model.tasks)
-        for table in ("loss_weights", "task_shares"):
-            for task in getattr(self, table):
-                if task not in known:
-                    raise ValueError(f"unknown task {task!r} in {table}{did_you_mean(task, known)}")
         for task, share in self.task_shares.items():
             if type(share) is not int or share < 0:
                 raise ValueError(f"task_shares are whole numbers; got {share!r} for {task}.")
@@ -223,6 +218,7 @@ class TrainConfig:
             raise ValueError(
                 f"consistency must be a table ([consistency]); got {self.consistency!r:.200}."
             )
+        self._check_tasks()
         if self.consistency.weight:
             if self.rule == S or self.model.system == "palette":
                 raise ValueError(
@@ -237,6 +233,17 @@ class TrainConfig:
             self._check_phases()
         else:
             self._check_auxiliary()
+
+    def _check_tasks(self) -> None:
+        known = known_tasks(self.model.tasks)
+        for table, values in (
+            ("loss_weights", self.loss_weights),
+            ("task_shares", self.task_shares),
+            ("consistency.task_shares", self.consistency.task_shares),
+        ):
+            for task in values:
+                if task not in known:
+                    raise ValueError(f"unknown task {task!r} in {table}{did_you_mean(task, known)}")
 
     def _check_auxiliary(self) -> None:
         for name in ("coarse_only", "self_distillation_weight", "encoder_aux_loss_weight"):

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torchvision.transforms.v2 import functional as TF
 
-from ctnet.checks import check_keys, did_you_mean
-from ctnet.data.dataset import Sample
+from ctnet.checks import check_keys
+from ctnet.data.palette_batches import make_palettes
+from ctnet.data.sample import Sample
 from ctnet.labels import ClassAnchors, task_anchors, task_values
 from ctnet.rules import Rule
-from ctnet.tasks import IGNORE, TASKS, get_task
+from ctnet.tasks import get_task
 from ctnet.training.distributed import anywhere, mean_of_all, rows_before, sum_of_all
 from ctnet.training.losses import CompositeLoss, smooth_class_scores
 from ctnet.training.readers import LearnedReaders
@@ -97,10 +98,6 @@ class ConsistencyConfig:
                 f"consistency.task_shares is a table of tasks; got {self.task_shares!r}."
             )
         for task, share in self.task_shares.items():
-            if task not in TASKS:
-                raise ValueError(
-                    f"unknown task {task!r} in consistency.task_shares{did_you_mean(task, TASKS)}"
-                )
             if type(share) is not int or share < 0:
                 raise ValueError(
                     f"consistency.task_shares are whole numbers; got {share!r} for {task}."
@@ -286,22 +283,18 @@ class Consistency:
     def _palettes(
         self, rule: Rule, sample: Sample, chances: Sequence[np.random.Generator]
     ) -> Tensor:
-        size = sample.palette.shape[1], sample.palette.shape[2]
-        labeled = sample.valid.flatten(2).any(2).tolist()
-        palettes = []
-        for row, chance in zip(labeled, chances, strict=True):
-            among = [
-                name
-                for name, has_label in zip(self.tasks, row, strict=True)
-                for _ in range(
-                    (self._task_shares if has_label else self.config.task_shares).get(name, 1)
-                )
+        device, size = sample.palette.device, (sample.palette.shape[1], sample.palette.shape[2])
+        known, missing = (
+            torch.tensor([shares.get(name, 1) for name in self.tasks], device=device)
+            for shares in (self._task_shares, self.config.task_shares)
+        )
+        weights = torch.where(sample.valid.flatten(2).any(2), known, missing)
+        return torch.cat(
+            [
+                make_palettes(rule, 1, size, chance, self.tasks, row[None], None, device)
+                for row, chance in zip(weights, chances, strict=True)
             ]
-            if among:
-                palettes.append(rule.palette(size, chance, None, self.tasks, among).tensor())
-            else:
-                palettes.append(torch.full(size, IGNORE))
-        return torch.stack(palettes).to(sample.palette.device)
+        )
 
     def _targets(self, composite: Tensor, sample: Sample, asked: Tensor) -> Sample:
         pixels = _pixels(composite)

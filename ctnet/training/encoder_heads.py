@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ctnet.data.dataset import Sample
+from ctnet.data.sample import Sample
 from ctnet.tasks import get_task
 from ctnet.training.distributed import anywhere
 from ctnet.training.losses import CompositeLoss, cross_entropy

@@ -7,15 +7,14 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -23,15 +22,22 @@ from tqdm import tqdm
 from ctnet.blocks.efficientnet_lite import EfficientNetLite
 from ctnet.blocks.encoders import Pretrained
 from ctnet.data.balance import class_balance, write_balance
-from ctnet.data.dataset import CompositeDataset, Sample, StepSampler, collate, sampling_weights
-from ctnet.data.device_data import DeviceData, batch_palettes
+from ctnet.data.crop_batches import CropBatches, RequestedBatches, Requests
 from ctnet.data.label_source import LabelSource
-from ctnet.data.sampling import Balance, ClassDraws, count_classes
-from ctnet.data.transforms import training_transform
+from ctnet.data.photograph_stack import PhotographStack
+from ctnet.data.sample import Sample
+from ctnet.data.sampling import (
+    Balance,
+    ClassDraws,
+    StepDraws,
+    count_classes,
+    sampling_weights,
+)
+from ctnet.data.wrapped import CachedSource
 from ctnet.models.add_task import freeze_old_tasks
 from ctnet.models.convert import State, adapt_weights
 from ctnet.models.device import pick_device
-from ctnet.rules import R1, S, get_rule
+from ctnet.rules import Rule, S, get_rule
 from ctnet.training.config import Span, TrainConfig
 from ctnet.training.content import RunContent
 from ctnet.training.distributed import (
@@ -49,7 +55,6 @@ from ctnet.training.distributed import (
 from ctnet.training.resume import differences
 from ctnet.training.run_folder import RunFolder
 from ctnet.training.run_log import RunLog
-from ctnet.training.shared_batches import SharedBatch, SharedBatches
 from ctnet.training.stop import RunStoppedError, StopSignals, init_worker
 from ctnet.training.synchronized import synchronize
 
@@ -65,9 +70,6 @@ MOST_SKIPPED = 50
 
 TOTAL = "total"
 """Name of the whole loss among those of the tasks."""
-
-PALETTES = 1
-"""Separates the chance of palettes from that of batches."""
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -135,7 +137,10 @@ class TrainingLoop(ABC, Generic[Network]):
         synchronize(self.model, find_encoders(self.model) if still else ())
         self.average = _copy_state(self.model)
         self.span = config.span_at(0)
-        self.dataset = self._create_dataset(source or config.open_data())
+        self.rule = None if config.rule == S else get_rule(config.rule, config.model.tasks)
+        self.source = source or config.open_data()
+        if config.cache and not isinstance(self.source, CachedSource):
+            self.source = CachedSource(self.source)
         self._compare_processes()
         self.content = self._read_content(weights)
         self._counts: dict[str, Tensor] = {}
@@ -144,7 +149,8 @@ class TrainingLoop(ABC, Generic[Network]):
             copy_from_main(self.auxiliary)
         self._begin_phase()
         self.optimizer = self._create_optimizer()
-        self._sum_gradients = GradientSum(_learned(self.optimizer))
+        self.schedule = self._create_schedule(0)
+        self.sum_gradients = GradientSum(_learned(self.optimizer))
         self.autocast, self.scaler = self._precision()
         self.step = 0
         self.seconds = 0.0
@@ -187,7 +193,7 @@ class TrainingLoop(ABC, Generic[Network]):
         """Makes the loss of the present phase."""
 
     @abstractmethod
-    def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
         """Runs the network on a batch: the total to minimize, and losses by name for the log."""
 
     def _create_result(self, weights: State) -> Network:
@@ -208,19 +214,6 @@ class TrainingLoop(ABC, Generic[Network]):
             model.load_state_dict(adapt_weights(weights, self.config.model), strict=True)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def _create_dataset(self, source: LabelSource) -> CompositeDataset:
-        config = self.phase
-        return CompositeDataset(
-            source,
-            None if config.rule == S else get_rule(config.rule, config.model.tasks),
-            config.model.tasks,
-            training_transform(config.crop_size, config.scale_range),
-            config.cache,
-            config.task_shares,
-            config.mosaic_fraction,
-            uncolored=config.consistency.weight > 0,
-        )
-
     def _create_optimizer(self) -> torch.optim.Optimizer:
         config = self.phase
         for encoder in find_encoders(self.model):
@@ -232,29 +225,37 @@ class TrainingLoop(ABC, Generic[Network]):
         trained = [p for p in self.model.parameters() if p.requires_grad]
         if self.auxiliary is not None:
             trained += [p for p in self.auxiliary.parameters() if p.requires_grad]
+        rate = config.learning_rate
         groups = [
-            {"params": [p for p in trained if id(p) in slow], "scale": config.encoder_lr_scale},
-            {"params": [p for p in trained if id(p) not in slow], "scale": 1.0},
+            {"params": [p for p in trained if id(p) in slow], "lr": rate * config.encoder_lr_scale},
+            {"params": [p for p in trained if id(p) not in slow], "lr": rate},
         ]
         return torch.optim.AdamW(
             [group for group in groups if group["params"]],
-            config.learning_rate,
+            rate,
             weight_decay=config.weight_decay,
             fused=True,
         )
+
+    def _create_schedule(self, step: int) -> LambdaLR:
+        """Makes what sets the learning rate, from a step of the phase on."""
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        rate = partial(learning_rate_at, config=self.phase)
+        return LambdaLR(self.optimizer, rate, last_epoch=step - 1)
 
     def _enter(self, span: Span) -> None:
         """Goes on with a phase; what the optimizer knows of weights that go on learning stays."""
         if span.number == self.span.number:
             return
         self.span = span
-        self.dataset = self._create_dataset(self.dataset.source)
         self._begin_phase()
         known = self.optimizer.state
         # Gradients of what learns no more would count when the others are clipped.
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer = self._create_optimizer()
-        self._sum_gradients = GradientSum(_learned(self.optimizer))
+        self.schedule = self._create_schedule(0)
+        self.sum_gradients = GradientSum(_learned(self.optimizer))
         for parameter in _learned(self.optimizer):
             if parameter in known:
                 self.optimizer.state[parameter] = known[parameter]
@@ -262,7 +263,7 @@ class TrainingLoop(ABC, Generic[Network]):
     def class_counts(self, task: str) -> Tensor:
         """Returns the pixels of each class of a task on each photograph (N,C), counted once."""
         if task not in self._counts:
-            self._counts[task] = count_classes(self.dataset.source, task)
+            self._counts[task] = count_classes(self.source, task)
         return self._counts[task]
 
     def _precision(self) -> tuple[Callable[[], contextlib.AbstractContextManager[Any]], Any]:
@@ -303,7 +304,7 @@ class TrainingLoop(ABC, Generic[Network]):
         config = self.config
         show = tqdm if is_main() else partial(tqdm, disable=True)
         with show(
-            self._batches(),
+            self.batches(),
             initial=self.step,
             total=config.steps,
             unit="step",
@@ -335,38 +336,65 @@ class TrainingLoop(ABC, Generic[Network]):
             self._log = None
         self.files.unlock()
 
-    def _batches(self) -> Iterator[Sample]:
+    def batches(self) -> Iterator[Sample]:
         """Yields the batches of all phases; train on each before you ask for the next."""
-        data: DeviceData | None = None
+        stack: PhotographStack | None = None
         while self.step < self.config.steps:
             self._enter(self.config.span_at(self.step))
             config, steps = self.phase, range(self.step, self.span.end)
-            weights, draws = self._sampling()
-            rows = own_rows(config.batch_size)
-            sampler = StepSampler(weights, config.batch_size, steps, config.seed, draws, rows)
-            if config.device_data:
-                data = data or DeviceData(self.dataset.source, config.model.tasks, self.device)
-                shared = SharedBatches(data, config, weights, draws)
-                yield from (self.request(shared[step], step) for step in steps)
+            class_maps = self.class_maps
+            if config.device_data and stack is None:
+                tasks = config.model.tasks
+                stack = PhotographStack.load(self.source, tasks, self.device, class_maps)
+            crops = CropBatches(
+                self.source,
+                config.model.tasks,
+                self.draws(self.rule),
+                config.crop_size,
+                config.scale_range,
+                own_rows(config.batch_size),
+                stack,
+                class_maps,
+            )
+            batches = RequestedBatches(crops, self.requests)
+            if stack is not None:
+                yield from (batches[step] for step in steps)
                 continue
             loader: DataLoader[Sample] = DataLoader(
-                self.dataset,
-                batch_sampler=sampler,
+                batches,
+                batch_size=None,
+                sampler=steps,
                 num_workers=own_workers(config.workers),
                 worker_init_fn=init_worker,
-                collate_fn=collate,
-                pin_memory=self.device.type == "cuda",
             )
             yield from loader
 
-    def _sampling(self) -> tuple[Tensor, ClassDraws | None]:
-        """Returns how photographs are drawn in the present phase."""
+    @property
+    def class_maps(self) -> tuple[str, ...]:
+        """The class maps that are needed whatever the tasks: the rule's, and for class balance."""
+        reads = () if self.rule is None else (self.rule.reads,)
+        return tuple(dict.fromkeys(("seg", *reads)))
+
+    @property
+    def requests(self) -> Requests:
+        """What the rule asks for in the present phase."""
+        return Requests(
+            self.rule,
+            self.config.model.tasks,
+            self.config.seed,
+            self.phase.task_shares,
+            self.phase.mosaic_fraction,
+        )
+
+    def draws(self, rule: Rule | None) -> StepDraws:
+        """Returns which photographs each step of the present phase takes, if a rule asks."""
         config = self.phase
-        weights = sampling_weights(self.dataset, config.source_weights)
-        if not config.class_balanced_fraction:
-            return weights, None
-        counts = self.class_counts("seg")
-        return weights, ClassDraws.create(config.class_balanced_fraction, counts, weights)
+        weights = sampling_weights(self.source, rule, config.source_weights)
+        classes = None
+        if config.class_balanced_fraction:
+            counts = self.class_counts("seg")
+            classes = ClassDraws.create(config.class_balanced_fraction, counts, weights)
+        return StepDraws(weights, config.batch_size, config.seed, classes)
 
     def _open_log(self) -> RunLog:
         """Opens the log; that of a new run begins with what the network will see of each class."""
@@ -374,14 +402,13 @@ class TrainingLoop(ABC, Generic[Network]):
         if self.step:
             self._note_phase(log)
             return log
-        weights, draws = self._sampling()
+        draws = self.draws(self.rule)
         for task, counts in self._counts.items():
-            balance = Balance.compute(self.dataset.source, task, counts, weights, draws)
+            balance = Balance.compute(self.source, task, counts, draws.weights, draws.classes)
             balance.write(self.folder / f"balance-{task}.csv")
             log.note(self.step, str(balance))
         if self._counts:
-            source = self.dataset.source
-            balances = [class_balance(source, task, n) for task, n in self._counts.items()]
+            balances = [class_balance(self.source, task, n) for task, n in self._counts.items()]
             write_balance(self.folder / "classes.csv", balances)
         self._note_phase(log)
         return log
@@ -392,27 +419,6 @@ class TrainingLoop(ABC, Generic[Network]):
             named = ", ".join(f"{key} {value}" for key, value in changes.items() if key != "name")
             number = f"{self.span.number + 1} of {len(self.config.phases)}"
             log.note(self.step, f"phase {number}, {self.span.name}: {named}")
-
-    def request(self, shared: SharedBatch, step: int) -> Sample:
-        """Asks for tasks on a shared batch by the rule of this run.
-
-        Returns:
-            The rows of the batch that are for this process.
-        """
-        generator = np.random.default_rng((self.config.seed, step, PALETTES))
-        shares = [self.phase.task_shares.get(task, 1) for task in self.config.model.tasks]
-        weights = shared.labeled * torch.tensor(shares, device=shared.labeled.device)
-        palette = shared.sample.palette
-        if self.dataset.rule is not None:
-            palette = batch_palettes(
-                self.dataset.rule, shared.sample, weights, generator, self.config.model.tasks
-            )
-        if self.phase.mosaic_fraction:
-            mosaic = batch_palettes(R1, shared.sample, weights, generator, self.config.model.tasks)
-            draws = torch.from_numpy(generator.random(len(palette))).to(palette.device)
-            chosen = draws < self.phase.mosaic_fraction
-            palette = torch.where(chosen[:, None, None], mosaic, palette)
-        return replace(shared.sample, palette=palette).select(own_rows(len(palette)))
 
     def advance(self, sample: Sample) -> dict[str, float]:
         """Trains on one batch, writes log and checkpoints where they are due.
@@ -432,7 +438,7 @@ class TrainingLoop(ABC, Generic[Network]):
         started = time.monotonic()
         with self.signals.held():
             self._within_step = True
-            losses = self._train_step(sample.to(self.device))
+            losses = self.train_step(sample.to(self.device))
             spent = time.monotonic() - started
             self.step += 1
             self.images += config.batch_size
@@ -448,6 +454,7 @@ class TrainingLoop(ABC, Generic[Network]):
             means = self._log.write_losses(self.step, self.optimizer, rate)
             shown = means | {"img/s": rate}
             self._images, self._spent = 0, 0.0
+        self.schedule.step()
         if self.step % config.validate_every == 0 or last:
             self._checkpoint()
         elif is_main() and time.monotonic() - self._saved_at > SAVE_SECONDS:
@@ -462,17 +469,15 @@ class TrainingLoop(ABC, Generic[Network]):
         self.close()
         return result
 
-    def _train_step(self, sample: Sample) -> dict[str, float]:
+    def train_step(self, sample: Sample) -> dict[str, float]:
+        """Trains on a batch and returns the losses by name; :meth:`advance` counts the step."""
         config = self.phase
-        factor = learning_rate_at(self.step - self.span.start, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * group["scale"] * factor
         # Statistics of norms serve old tasks too.
         self.model.train(not config.only_added)
         if config.frozen_statistics:
             for encoder in find_encoders(self.model):
                 encoder.eval()
-        loss, parts = self._loss(sample)
+        loss, parts = self.compute_loss(sample)
         losses = sum_losses(parts | {TOTAL: float(loss.detach())})
         if not all(map(math.isfinite, losses.values())):
             named = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
@@ -499,7 +504,7 @@ class TrainingLoop(ABC, Generic[Network]):
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        self._sum_gradients()
+        self.sum_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.phase.grad_clip_norm)
         finite = bool(torch.isfinite(norm))
@@ -596,16 +601,16 @@ class TrainingLoop(ABC, Generic[Network]):
     def _read_content(self, weights: State | None) -> dict[str, Any]:
         if not is_main():
             return {}
-        config, data = self.config, self.dataset
+        config = self.config
         encoder = config.encoder_weights if config.pretrained_encoder else None
-        content = RunContent.read(data.rule, data.source, config.model.tasks, weights, encoder)
+        content = RunContent.read(self.rule, self.source, config.model.tasks, weights, encoder)
         return content.to_dict()
 
     def _compare_processes(self) -> None:
         config = self.config.to_dict()
         for name in ("data", "device", "workers", "cache", "encoder_weights", "init"):
             del config[name]
-        require_same({"configuration": config, "data set": list(self.dataset.source.ids)})
+        require_same({"configuration": config, "data set": list(self.source.ids)})
 
     def _resume(self) -> None:
         state = self.files.read_state(self.device)
@@ -634,6 +639,7 @@ class TrainingLoop(ABC, Generic[Network]):
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule = self._create_schedule(self.step - self.span.start)
         self.scaler.load_state_dict(state["scaler"])
         if self.auxiliary is not None:
             self.auxiliary.load_state_dict(state["auxiliary"])

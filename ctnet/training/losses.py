@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ctnet.data.dataset import Sample
+from ctnet.data.sample import Sample
 from ctnet.labels import ClassAnchors, Point, anchor_scores, task_anchors
 from ctnet.tasks import IGNORE, get_task
 from ctnet.training.distributed import anywhere, mean_of_all, sum_of_all

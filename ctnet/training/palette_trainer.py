@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ctnet.blocks.encoders import Pretrained
-from ctnet.data.dataset import Sample
+from ctnet.data.sample import Sample
 from ctnet.evaluation.palettes import PALETTE, evaluate_palettes
 from ctnet.models.convert import State
 from ctnet.models.palette_network import PaletteNetwork
@@ -33,14 +33,13 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
         return PaletteNetwork(self.config.model, pretrained_encoder)
 
     def _prepare(self, weights: State | None, heads: State | None) -> None:
-        rule = self.dataset.rule
-        if rule is None or not rule.needs_labels:
+        if self.rule is None or not self.rule.needs_labels:
             raise ValueError(f"rule {self.config.rule} makes palettes that no image can tell.")
-        self.rule = rule
 
     def _begin_phase(self) -> None:
-        balanced = self.phase.class_weight_power > 0
-        self.class_weights = self._task_weights(self.rule) if balanced else None
+        self.class_weights: Tensor | None = None
+        if self.rule is not None and self.phase.class_weight_power > 0:
+            self.class_weights = self._task_weights(self.rule)
 
     def _task_weights(self, rule: Rule) -> Tensor:
         table = torch.from_numpy(rule.table(self.model.tasks)).long()
@@ -50,7 +49,8 @@ class PaletteTrainer(TrainingLoop[PaletteNetwork]):
         counts = counts[: len(self.model.tasks)]
         return balanced_class_weights(counts, self.phase.class_weight_power).to(self.device)
 
-    def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
+        """Runs the network on a batch: the total to minimize, and losses by name for the log."""
         image = sample.image.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             scores = self.model(image)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctnet.blocks.encoders import Encoder, Pretrained
 from ctnet.blocks.features import Features
-from ctnet.data.dataset import Sample
+from ctnet.data.sample import Sample
 from ctnet.label_tables import TableReader
 from ctnet.labels import task_anchors
 from ctnet.models.base import CompositeModel, build
@@ -142,7 +142,7 @@ class Trainer(TrainingLoop[CompositeModel]):
             config.consistency,
             self._build(False).to(self.device),
             config.model.tasks,
-            self.dataset.rule,
+            self.rule,
             config.task_shares,
             config.model.anchors,
             self.readers,
@@ -160,7 +160,8 @@ class Trainer(TrainingLoop[CompositeModel]):
             if get_task(name).kind == "classes"
         }
 
-    def _loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(self, sample: Sample) -> tuple[Tensor, dict[str, float]]:
+        """Runs the network on a batch: the total to minimize, and losses by name for the log."""
         coarse = self.phase.coarse_only
         batch = None
         # The average has no full output yet where its fine stages are not trained.

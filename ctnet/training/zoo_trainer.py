@@ -9,17 +9,15 @@ from typing import Any
 from tqdm import tqdm
 
 from ctnet.checks import did_you_mean
-from ctnet.data.dataset import CompositeDataset, sampling_weights
-from ctnet.data.device_data import DeviceData
+from ctnet.data.crop_batches import CropBatches
 from ctnet.data.label_source import LabelSource
-from ctnet.data.sampling import ClassDraws
+from ctnet.data.photograph_stack import PhotographStack
 from ctnet.data.wrapped import CachedSource
 from ctnet.models.checkpoint import save_checkpoint
 from ctnet.models.device import pick_device
 from ctnet.training.config import TrainConfig
 from ctnet.training.loop import DivergedError, TrainingLoop
 from ctnet.training.palette_trainer import PaletteTrainer, palette_validator
-from ctnet.training.shared_batches import SharedBatches
 from ctnet.training.stop import RunStoppedError, StopSignals
 from ctnet.training.trainer import Trainer
 from ctnet.training.validation import validator
@@ -77,7 +75,7 @@ def train_zoo(
     for name in only or ():
         if name not in known:
             raise ValueError(f"the zoo has no recipe {name!r}{did_you_mean(name, known)}")
-    data: DeviceData | None = None
+    stack: PhotographStack | None = None
     source: LabelSource | None = None
     for group in GROUPS:
         names = [name for name in group if only is None or name in only]
@@ -88,13 +86,17 @@ def train_zoo(
         source = source or CachedSource(first.open_data())
         loops = [create_loop(config, out / config.name, source) for config in configs]
         if any(loop.step < loop.config.steps for loop in loops):
-            data = data or DeviceData(source, first.model.tasks, pick_device(first.device))
-            weights = sampling_weights(CompositeDataset(source, None), first.source_weights)
-            draws = None
-            if first.class_balanced_fraction:
-                counts = loops[0].class_counts("seg")
-                draws = ClassDraws.create(first.class_balanced_fraction, counts, weights)
-            train_side_by_side(loops, SharedBatches(data, first, weights, draws))
+            tasks = first.model.tasks
+            stack = stack or PhotographStack.load(source, tasks, pick_device(first.device))
+            crops = CropBatches(
+                source,
+                tasks,
+                loops[0].draws(None),
+                first.crop_size,
+                first.scale_range,
+                stack=stack,
+            )
+            train_side_by_side(loops, crops)
         for loop in loops:
             folder = out / loop.config.name / "checkpoint"
             yield loop.config.name, save_checkpoint(loop.finish(), folder)
@@ -108,7 +110,7 @@ def _config(name: str, out: Path, changes: dict[str, Any]) -> TrainConfig:
     return TrainConfig.load(f"zoo/{name}", **changes)
 
 
-def train_side_by_side(loops: Sequence[TrainingLoop[Any]], batches: SharedBatches) -> None:
+def train_side_by_side(loops: Sequence[TrainingLoop[Any]], batches: CropBatches) -> None:
     """Runs training loops to their ends, each batch shared by all that have yet to see it.
 
     Args:
@@ -141,7 +143,7 @@ def train_side_by_side(loops: Sequence[TrainingLoop[Any]], batches: SharedBatche
                 shared = batches[step]
                 for loop in loops:
                     if loop.step == step < loop.config.steps:
-                        loop.advance(loop.request(shared, step))
+                        loop.advance(loop.requests.ask(shared, step))
     except (KeyboardInterrupt, DivergedError) as error:
         for loop in loops:
             loop.stopped()
