@@ -39,10 +39,10 @@ from ctnet.prediction.result_files import Files, result_paths
 Batch = Mapping[str, npt.NDArray[Any]]
 
 INPUTS = ("bytes", "image", "path")
-"""Columns that may hold the photographs, in the order in which they are looked for."""
+"""Columns that are searched for photographs, in this order."""
 
 ERROR = "error"
-"""Column that says what is wrong with a photograph, empty where nothing is."""
+"""Column with the error of a photograph; empty if there is none."""
 
 ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
 

@@ -1,4 +1,4 @@
-"""What is used where nothing is named: one set for Python, the command line and the demo."""
+"""The defaults of Python, the command line and the demo."""
 
 MODEL = "ctn-r2"
 """Name of the network."""

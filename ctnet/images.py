@@ -22,7 +22,7 @@ SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm",
     ".tif", ".tiff", ".webp",
 )  # fmt: skip
-"""Endings by which :func:`find_images` knows images in a folder."""
+"""File extensions that :func:`find_images` takes for images."""
 
 _NUMBER = re.compile(r"(\d+)")
 _WILDCARD = re.compile(r"[*?[]")

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ctnet.labels import Point
 
 MAX_BYTES = 600_000
-"""Most bytes of a table in a checkpoint."""
+"""Largest label table in bytes."""
 
 MAX_CELLS = 24
-"""Most cells along a side of the cube."""
+"""Largest number of cells along a side of the cube."""
 
 NORMALIZED = 0.05
 """How far the probabilities of a cell may be from a sum of 1, in fp16."""

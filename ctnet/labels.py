@@ -23,7 +23,7 @@ SCORE_EPS = 1e-2
 """eps of eq. 5: caps the score of an output on its anchor at 100."""
 
 SCORED_AT_ONCE = 2**20
-"""Pixels whose class scores are in memory at once."""
+"""Number of pixels whose class scores are in memory at a time."""
 
 Point = tuple[float, float, float]
 
@@ -198,7 +198,7 @@ def task_values(outputs: Tensor, task: TaskSpec, readers: Readers = NO_READERS) 
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """What a network predicts for one task.
+    """The prediction for one task.
 
     Attributes:
         values: Class ids (N,H,W) uint8, probabilities (N,H,W), or unit normals (N,3,H,W);

@@ -1,4 +1,4 @@
-"""Files that ctnet writes: they say so, and take the place of none that somebody else made."""
+"""Writes files that are marked as ours, and never overwrites files that are not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL.PngImagePlugin import PngInfo
 
 MARK = "made by ctnet"
-"""What pictures and videos say of themselves."""
+"""Metadata of pictures and videos."""
 
 _MARKS = (MARK.encode(), b"ctnet.format", b"ctnet.json", b'"scores":', b'"system":')
 """What is found in a picture or video, an exported network, a result, and a configuration."""
@@ -19,7 +19,7 @@ _PNG_HEAD = 8192
 """Bytes of a PNG in which its text and color table are, before the pixels."""
 
 _ARRAY, _SIBLING = ".npy", "palette.png"
-"""Arrays cannot say who made them; the palette that is written beside them does."""
+"""Arrays carry no mark of who wrote them; the palette that is saved beside them does."""
 
 
 def png_mark() -> PngInfo:

@@ -26,7 +26,7 @@ Point = tuple[float, float]
 Size = tuple[int, int]
 
 MAX_PIXELS = 1 << 30
-"""Most pixels of a palette."""
+"""Largest number of pixels of a palette."""
 
 
 def _check_size(size: Size) -> None:

@@ -1,4 +1,4 @@
-"""Section 3 of the paper, literally and in its symbols: what the fast code has to equal.
+"""Section 3 of the paper, literally and in its symbols: the reference for the fast code.
 
 Every pixel computes its own gamma and beta from its own embedding, as published, and the norm is
 written out. Slow, without a line of the library's own blocks: they only lend their parameters.
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 20
-"""Ones in a code."""
+"""Number of ones in a task code."""
 
 NOTHING = 255
 """Value of T where nothing is requested."""

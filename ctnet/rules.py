@@ -21,7 +21,7 @@ from ctnet.palette import Palette, Size
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, VOC_CLASSES, known_tasks
 
 S = "S"
-"""Name for asking one task everywhere, for each task in turn: five palettes, and so no one rule."""
+"""Name of the setting S: one task everywhere, for each task in turn."""
 
 RuleKind = Literal["single", "mosaic", "random", "semantic"]
 

@@ -222,7 +222,7 @@ def check_task(spec: TaskSpec) -> TaskSpec:
 
 
 def register_task(spec: TaskSpec) -> TaskSpec:
-    """Makes a task of your own known by its name, beside the paper's five.
+    """Registers a task of your own, in addition to the paper's five.
 
     Checkpoints of networks that do it carry it along, so that only its maker calls this.
 

@@ -33,16 +33,16 @@ SUFFIXES = (
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
-"""Endings by which videos are known."""
+"""File extensions of videos."""
 
 ENCODERS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("libx264", (("crf", "18"), ("preset", "veryfast"))),
     ("mpeg4", (("flags", "+qscale"), ("global_quality", "236"))),
 )
-"""Encoders with their options; the first that the library has is taken."""
+"""Video encoders with their options, in order of preference."""
 
 GUESSED_RATE = Fraction(25)
-"""Frames a second of a video that names no rate."""
+"""Frames per second of a video that does not say."""
 
 CUT_OFF = 0.05
 """Share of a video's length that may be missing at its end before it counts as cut off."""
@@ -51,10 +51,10 @@ FINEST = 65535
 """Largest denominator of a time base; MPEG-4 knows no larger one."""
 
 MAX_RATE = 1000
-"""Most frames a second of a video that is written."""
+"""Largest number of frames per second of a written video."""
 
 MAX_SIDE = 4096
-"""Most pixels along a side of a video that is written, which players can still show."""
+"""Longest side in pixels of a written video; players show no larger one."""
 
 BT709 = 1
 

@@ -121,7 +121,7 @@ def test_images_of_the_same_name_do_not_overwrite_each_other(model, photo, tmp_p
         (["palette", "make", "R1", "--size", "4", "--out", "p.png"], "HEIGHTxWIDTH"),
         (["palette", "make", "R9", "--size", "4x4", "--out", "p.png"], "unknown rule"),
         (["palette", "show", "no-such.png"], "no-such.png"),
-        (["train", "--config", "no-such"], "recipes of the package: cpu/ctn-r2-r3"),
+        (["train", "--config", "no-such"], "recipes of the package: cpu/mhn-r1"),
         (["eval", "ctn-r2", "--data", "no-such"], "no folder no-such"),
     ],
 )

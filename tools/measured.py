@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ctnet.evaluation.evaluate import EvalResult
 from ctnet.evaluation.results import read_results
-from tools.result_tables import by_row
 
 BY_ANCHORS = "eq5"
 """Subfolder with results of models evaluated without their label tables."""
@@ -16,12 +15,3 @@ def read_by_anchors(results: str | Path) -> list[EvalResult]:
     """Reads the results of the subfolder ``eq5``, of models evaluated without label tables."""
     folder = Path(results) / BY_ANCHORS
     return read_results(folder) if folder.is_dir() else []
-
-
-def read_alike(results: str | Path) -> list[EvalResult]:
-    """Reads all results, with classes read by eq. 5 in each of them."""
-    again = by_row(read_by_anchors(results))
-    return [
-        again[key].on_top_of(result) if key in again else result
-        for key, result in by_row(read_results(results)).items()
-    ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from ctnet.evaluation.results import read_results
 from ctnet.zoo.manifest import list_models, model_info
 from tools.complexity import COMPLEXITY_FILE, complexity_table, read_complexity
-from tools.measured import read_alike, read_by_anchors
+from tools.measured import read_by_anchors
 from tools.paper_comparison import reading
 from tools.paper_figures import PAPER_TABLES
 from tools.paper_tables import labels_table, paper_table
@@ -47,8 +47,6 @@ def update_labels_page(page: str | Path, results: str | Path) -> None:
 def update_tables_page(page: str | Path, results: str | Path) -> None:
     """Rewrites the tables in ``docs/tables.md``.
 
-    Classes are read by eq. 5 in all rows, so that systems are comparable.
-
     Args:
         page: Markdown file with marks ``table-1`` to ``table-4``, ``reading``, ``labels``,
             ``trained`` and ``complexity``.
@@ -58,7 +56,7 @@ def update_tables_page(page: str | Path, results: str | Path) -> None:
         FileNotFoundError: If the page or all results of ``ctnet eval`` are missing.
         ValueError: If the page lacks a mark.
     """
-    path, found = Path(page), read_alike(results)
+    path, found = Path(page), read_results(results)
     blocks = {f"table-{table.number}": paper_table(table, found) for table in PAPER_TABLES}
     blocks["reading"] = reading(found)
     blocks["labels"] = labels_table(found)

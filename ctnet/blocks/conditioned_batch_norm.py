@@ -30,7 +30,7 @@ AFFINE_SPREAD = 0.3
 
 
 ONE_HOT_ROWS = 32
-"""Up to so many distinct mixtures, gradients of a table are one matrix product."""
+"""Largest number of distinct mixtures for which the gradient of a table is one matrix product."""
 
 
 def _sum_by_row(values: Tensor, index: Tensor | None, rows: int) -> Tensor:

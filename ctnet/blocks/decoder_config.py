@@ -12,7 +12,7 @@ LEVELS = (1, 2, 4, 8, 16, 32)
 
 
 MAX_WIDTH = 4096
-"""Most channels of a layer: eight times the widest of the paper."""
+"""Largest number of channels of a layer: eight times the widest of the paper."""
 
 
 DEPTHWISE = (0, 3, 5, 7)

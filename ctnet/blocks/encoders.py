@@ -28,7 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Encoder(Protocol):
-    """What a decoder needs to know of an encoder.
+    """The facts about an encoder that a decoder needs.
 
     Attributes:
         channels: Widths of the features at strides 2, 4, 8, 16 and 32.
@@ -174,7 +174,7 @@ BUILDERS: dict[str, Callable[[Pretrained], Encoder]] = {
     for names, build in ((RESNETS, _resnet), (SCALES, _efficientnet_lite))
     for name in names
 }
-"""What builds an encoder, by name; any other comes as ``timm:NAME``."""
+"""Encoder builders by name; all others are available as ``timm:NAME``."""
 
 
 def normalize(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -14,7 +14,7 @@ from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.encoders import Encoder
 
 LOWEST, HIGHEST = -0.5, 1.5
-"""Values of an image beyond these are in another range than [0, 1]; augmentation may overshoot."""
+"""Images with values beyond these are not in [0, 1]; augmentation may overshoot a little."""
 
 GRID = LEVELS[-1]
 """Images are padded inside the model to multiples of this."""

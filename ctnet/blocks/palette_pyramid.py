@@ -19,7 +19,7 @@ from torch import Tensor
 from ctnet.tasks import IGNORE
 
 FEW_KEYS = 2**16
-"""Distinct ones of keys below this are found by a table, without sorting."""
+"""Keys below this are made unique by a table instead of a sort."""
 
 
 @dataclass(frozen=True)

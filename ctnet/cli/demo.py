@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from ctnet.cli.commands import Commands, add_device, add_long_side
 
 DEFAULT_MODEL = "ctn-r1"
-"""Trained on any task anywhere, which is how people paint."""
+"""Default model of the demo: trained to do any task anywhere, which suits painting."""
 
 EXTRA = "the demo needs gradio: pip install 'ctnet[demo]' (from a clone: pip install '.[demo]')"
 

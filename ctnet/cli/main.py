@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Lets SIGTERM end a command as Ctrl-C does; other threads than the main one cannot."""
+    """Makes SIGTERM end a command as Ctrl-C does, if called from the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -255,7 +255,7 @@ EDITS: dict[str, tuple[int | str, tuple[str, ...], str, Edit]] = {
     ),
     "replace": (2, ("OLD", "NEW"), "ask for NEW where OLD was asked for", _replace),
 }
-"""By option: number and names of its values, help, and the edit itself."""
+"""By option: number and names of its values, help text, and the edit."""
 
 
 def _write(palette: Palette, args: argparse.Namespace, *inputs: str | Path | None) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ctnet.video import Frames, VideoWriter
 
 ERRORS = (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError)
-"""What may be wrong with one photograph, and does not end the run."""
+"""Errors of a single photograph, which do not end the run."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Job:
         return self.model.predict(image, self.palette, self.args.long_side, self.args.seed)
 
     def present(self, path: Path) -> bool:
-        """Says whether to skip a source because its results exist.
+        """Returns whether to skip a source because its results exist.
 
         Raises:
             ValueError: If they exist and ``--existing`` is ``fail``.
@@ -105,7 +105,7 @@ def on_photo(job: Job, source: Source, slides: VideoWriter | None = None) -> lis
 
 
 _job: Job
-"""The settings of a process that has others beside it."""
+"""The settings of a worker process."""
 
 
 def predict_in_processes(

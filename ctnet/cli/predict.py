@@ -25,7 +25,7 @@ SLIDES = 2.0
 """Default number of photographs per second in a video of photographs."""
 
 MANY = 32
-"""Photographs from which on several processes are worth their start."""
+"""Number of photographs from which several processes pay off."""
 
 LOG_INTERVAL = 10.0
 """Seconds between updates of a progress bar that is not on a terminal."""

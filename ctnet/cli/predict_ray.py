@@ -17,12 +17,12 @@ from ctnet.cli.sources import find_sources
 from ctnet.prediction.result_files import LAST
 
 INDEX = "index.csv"
-"""Table of what was done, in the folder of the results."""
+"""Name of the table of results."""
 
 COLUMNS = ("path", "name", "files", "error")
 
 BATCH = 16
-"""Photographs that a worker takes at once."""
+"""Number of photographs that a worker takes at a time."""
 
 FORMATS = ("files", "parquet", "webdataset")
 

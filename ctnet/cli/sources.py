@@ -1,4 +1,4 @@
-"""The photographs and videos that a command is given."""
+"""The photographs and videos given to a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from ctnet.outputs import made_by_ctnet
 
 RESULTS = (".png", ".mp4")
-"""Endings of the pictures and videos that the command writes."""
+"""File extensions of the pictures and videos that the command writes."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ BEST_SOURCES = {
 """Where the labels of each task are best."""
 
 SEMANTIC_SOURCES = {**BEST_SOURCES, "edges": ("voc", "coco"), "saliency": ("voc", "coco")}
-"""The same with a class map throughout; labels of edges and saliency are distilled there."""
+"""The same for sources with class maps throughout; edges and saliency are distilled there."""
 
 
 SOURCE_NAMES = (

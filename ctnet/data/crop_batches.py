@@ -25,7 +25,7 @@ from ctnet.rules import R1, Rule
 from ctnet.tasks import IGNORE, TaskName
 
 PALETTES, CROPS = 1, 2
-"""Separate the chance of palettes and of crops from that of photographs."""
+"""Seeds that keep the random numbers of palettes and crops apart from those of photographs."""
 
 CPU = torch.device("cpu")
 

@@ -198,7 +198,7 @@ def measured_images(source: LabelSource, task: str, semantic: bool = False) -> l
 
 
 def taken_evenly(images: Sequence[int], limit: int | None) -> list[int]:
-    """Takes so many images, evenly from all; None takes all."""
+    """Takes a number of images, evenly from all; None takes all."""
     if limit is None or len(images) <= limit:
         return list(images)
     return [images[k * len(images) // limit] for k in range(limit)]

@@ -46,7 +46,7 @@ ORIGIN = "own"
 """What the photographs' source is called."""
 
 LABEL_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""Endings of label files; class maps are PNG alone, as JPEG would change their values."""
+"""File extensions of labels; class maps must be PNG, because JPEG changes values."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from ctnet.data.label_source import LabelSource
 from ctnet.data.wrapped import SubsetSource
 
 SPLITS = ("held-in", "held-out")
-"""What ``train`` splits into."""
+"""The two parts of ``train``."""
 
 PARTS = 20
-"""One of so many parts is held out."""
+"""One in this many photographs is held out."""
 
 
 def is_held_out(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a data set is to training and evaluation: photographs and labels by index."""
+"""The interface of data sets: photographs and labels by index."""
 
 from __future__ import annotations
 

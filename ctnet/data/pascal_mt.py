@@ -103,7 +103,7 @@ class PascalMT:
         return "pascal"
 
     def kind(self, index: int, task: str) -> str:
-        """Says what a label is by what files are there; see :class:`~.label_source.LabelSource`."""
+        """Returns the kind of a label by the files; see :class:`~.label_source.LabelSource`."""
         there = task in FILES and self._file(index, task).is_file()
         if not there or (task == "normals" and not self.kind(index, "edges")):
             return ""

@@ -141,7 +141,7 @@ class PhotographStack:
         return Sample(image, palette, labels, valid, uncolored, inside)
 
     def _labeled(self, name: str, at: Tensor) -> Tensor:
-        """Says which images (N,) have a label (N,) bool."""
+        """Returns which images (N,) have a label (N,) bool."""
         if name not in self._rows:
             return torch.zeros_like(at, dtype=torch.bool)
         return self._rows[name][at] >= 0

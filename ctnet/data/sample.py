@@ -1,4 +1,4 @@
-"""What a network learns from and is measured on: images with requests and labels."""
+"""Samples for training and evaluation: images with palettes and labels."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from ctnet.rules import Rule
 from ctnet.tasks import IGNORE, get_task
 
 LEAST_PIXELS = 100
-"""A photograph has a class where so many pixels show it."""
+"""Smallest number of pixels of a class that makes a photograph count for it."""
 
 
 def count_classes(source: LabelSource, task: str) -> Tensor:
@@ -181,7 +181,7 @@ def sampling_weights(
 
 @dataclass(frozen=True)
 class Balance:
-    """What a network sees of each class, before and after sampling.
+    """How often a network sees each class, before and after sampling.
 
     Attributes:
         task: The task with the classes.

@@ -24,13 +24,13 @@ from ctnet.zoo.locate import current_checkout
 PAGE = Path(__file__).with_name("page")
 
 LANE = {"concurrency_id": "network", "concurrency_limit": 1}
-"""Events that use the networks, of all pages, run one after the other: each takes all cores."""
+"""Events that use a network run one at a time, for all pages: each takes all cores."""
 
 THUMBNAIL = 128
 """Side in pixels of the picture of an example."""
 
 FILES_KEPT = (600, 3600)
-"""Seconds between two cleanings of the files sent and made, and their age from which they go."""
+"""Seconds between cleanups of uploaded and generated files, and the age of those deleted."""
 
 SAVE = """(file) => {
   const link = document.createElement("a");
@@ -224,7 +224,7 @@ def _title(view: str) -> str:
 
 
 def _examples(handlers: Handlers) -> Any:
-    """Makes the row of examples, which says so where there are none."""
+    """Creates the row of examples, or a note that there are none."""
     parts = []
     for name, path in handlers.examples.items():
         with Image.open(path) as image:

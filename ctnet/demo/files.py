@@ -1,4 +1,4 @@
-"""What a browser sends: photographs and palettes, checked before they are decoded."""
+"""Uploads: photographs and palettes, checked before they are decoded."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def read_palette(
 
 
 def _stem(name: str) -> str:
-    """Makes a stem for files to download out of a name that a browser sent."""
+    """Returns a safe file stem for downloads from a name that a browser sent."""
     return re.sub(r"[^\w-]+", "_", Path(name).stem)[:60].strip("_") or "photograph"
 
 

@@ -1,4 +1,4 @@
-"""A bound on what a request may carry, before any of it is kept."""
+"""Limits the size of a request before any of it is stored."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ SHOWN_SIDE = 1024
 """Longest side of the photograph that is sent to the painter."""
 
 NO_OTHER = "none"
-"""Choice of no second model."""
+"""Menu entry for no second model."""
 
 Message = dict[str, Any]
 """JSON for a component of the page."""

@@ -20,7 +20,7 @@ WORDS = {
     "R3": "what suits each object, another choice",
     "Rrnd": "any task at any pixel",
 }
-"""What networks are for, by the rule of their training."""
+"""Uses of networks, by the rule of their training."""
 
 
 class Models:
@@ -73,7 +73,7 @@ class Models:
 
 
 def describe(name: str) -> str:
-    """Says in a few words what a network of the zoo is for; other names stand for themselves."""
+    """Describes a network of the zoo in a few words; other names are returned as they are."""
     from ctnet.zoo.manifest import list_models, model_info
 
     if name not in list_models():

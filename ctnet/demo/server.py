@@ -1,4 +1,4 @@
-"""Serves the page: on loopback unless told otherwise, without telemetry, with bounds on all."""
+"""Serves the page: on loopback by default, without telemetry, with limits on every request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIRST_PORT, PORTS = 7860, 100
 """Ports that gradio tries, in turn."""
 
 ENVELOPE = 2**20
-"""Bytes that a request may have beside the file in it."""
+"""Bytes that a request may have in addition to its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def serve(
 
 
 def _require_free(host: str, port: int | None) -> None:
-    """Says in our words what gradio says in its own.
+    """Replaces gradio's messages by ours.
 
     Raises:
         OSError: If the port is taken, or no port from 7860 on is free.

@@ -25,10 +25,10 @@ from ctnet.rules import RULES, get_rule
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task
 
 AUTO = "auto"
-"""Start that the palette network proposes."""
+"""Menu entry for the proposal of the palette network."""
 
 EMPTY = "empty"
-"""Start that asks for nothing."""
+"""Menu entry for an empty palette."""
 
 ENCODED = 3
 """Models whose encoding of the photograph a page keeps."""
@@ -66,7 +66,7 @@ STARTS = (
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a model says of the photograph under the palette.
+    """The prediction of a model for the photograph and palette.
 
     Attributes:
         model: The model's name.
@@ -261,7 +261,7 @@ class Studio:
 
 
 class Studios:
-    """The studios of all pages: at most so many, the one longest unused gives way.
+    """The studios of all pages, limited in number; the least recently used one is dropped.
 
     Args:
         most: How many.
@@ -295,7 +295,7 @@ class Studios:
             return studio
 
     def put(self, page: str | None, studio: Studio) -> None:
-        """Gives a page a studio instead of the one it had."""
+        """Replaces the studio of a page."""
         with self._lock:
             self._studios[page or ""] = studio
             self._studios.move_to_end(page or "")

@@ -1,4 +1,4 @@
-"""What a page shows of the networks' answers: pictures, and what their colors mean."""
+"""The views of the page: pictures, and legends for their colors."""
 
 from __future__ import annotations
 

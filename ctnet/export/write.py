@@ -34,7 +34,7 @@ from ctnet.version import __version__
 from ctnet.zoo.files import replacing
 
 FORMATS = ("onnx", "torchscript", "torch-export")
-"""What can be written; the latter two are for torch alone, but need no ctnet."""
+"""Export formats; the last two need torch, but not ctnet."""
 
 PROPERTIES = 1
 """Version of the properties of exported files."""
@@ -144,7 +144,7 @@ def trace(network: CompositeModel | PaletteNetwork) -> ExportedProgram:
 
 
 def _example(network: CompositeModel | PaletteNetwork) -> tuple[Tensor, ...]:
-    """Makes inputs to trace; no number of their shapes stands for any other."""
+    """Creates inputs for tracing, in which no two sizes are equal."""
     first = next(network.parameters())
     image = torch.zeros(2, 3, 72, 104, dtype=first.dtype, device=first.device)
     if isinstance(network, PaletteNetwork):
@@ -212,7 +212,7 @@ def _store_int8(made: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps from the user what torch says to those who trace."""
+    """Silences warnings of torch about tracing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

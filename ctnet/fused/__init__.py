@@ -1,1 +1,1 @@
-"""The blocks for inference, faster: the same answers, with norms folded and work shared."""
+"""Fast inference: the same outputs, with norms folded and work shared."""

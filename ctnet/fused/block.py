@@ -27,7 +27,7 @@ from ctnet.fused.scale_shift import Step
 from ctnet.fused.upsampled_conv import split_taps
 
 WIDE = 100
-"""Features of at least so many channels are convolved before they are upsampled."""
+"""Smallest number of channels for which features are convolved before they are upsampled."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A decoder for inference: its blocks fused, and only the part of its answer that is wanted."""
+"""The fused decoder: computes only the part of the output that is wanted."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from ctnet.fused.scale_shift import Step, step_by_blocks
 Levels = dict[int, MixtureMap]
 
 Memory = dict[int, Tensor]
-"""Of a decoder's last pass over a whole image, by stride: the coarsest skip (32), what the stages
-before the last one gave (16 to 2), and the blocks on the image (1, also where they work at 2)."""
+"""The tensors of a decoder's last pass over a whole image, by stride: the coarsest skip (32), the
+outputs of all stages but the last one (16 to 2), and those of the blocks on the image (1, also if
+they work at 2)."""
 
 
 @dataclass(frozen=True)

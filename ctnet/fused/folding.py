@@ -16,7 +16,7 @@ from ctnet.blocks.encoders import Encoder
 from ctnet.blocks.task_composition import SeparableConv, TaskCompositionBlock
 
 PROBE = 64
-"""Side of the image on which an encoder shows which norm follows which convolution."""
+"""Side of the image that traces which norm follows which convolution of an encoder."""
 
 FOLDABLE = ("Conv2d", "Conv2dSame")
 """Convolutions that use their weight as it is; others, such as weight-standardised ones, do not."""

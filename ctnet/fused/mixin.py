@@ -1,4 +1,4 @@
-"""The mixin that makes a network's inference fast."""
+"""Mixin for fast inference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ctnet.fused.precision import inference_dtype
 from ctnet.fused.scale_shift import compiled_step, step_by_blocks
 
 _INFERRING: ContextVar[tuple[int, ...]] = ContextVar("_INFERRING", default=())
-"""Networks that this thread runs fused now, by identity, whatever their flags say."""
+"""Networks that this thread runs fused at the moment, by identity."""
 
 
 _Key = list[tuple[int, int, int]]

@@ -23,13 +23,13 @@ from ctnet.fused.scale_shift import Step, step_by_blocks
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 TILE = 512
-"""Side in pixels of the parts in which a large image is decoded."""
+"""Side in pixels of the tiles of a large image."""
 
 TILED_FROM = 1536 * 1536
-"""Images of more pixels than this are decoded in parts, which bounds the memory."""
+"""Images of more pixels than this are decoded in tiles, which limits memory."""
 
 REMEMBERED_TO = 1024 * 1024
-"""Of images of more pixels than this an edit starts over: the stages' answers take much memory."""
+"""Largest number of pixels for which edits are incremental: remembered stages take much memory."""
 
 
 def without_autocast(device: torch.device) -> torch.autocast:
@@ -50,7 +50,7 @@ def _in_own_types(method: Method) -> Method:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a network is made of.
+    """The parts of a network.
 
     Attributes:
         encoders: One, or one for each task.
@@ -210,7 +210,7 @@ class FusedNetwork:
         return self.decoders[0](image, pyramid, levels, part, memory=memory)
 
     def _compose(self, features: Features, palette: Tensor, part: Plan) -> Tensor:
-        """Makes the composite of plain decoders' answers, each only where it is asked for."""
+        """Composes the outputs of plain decoders, each where its task is requested."""
         image, soft = features.image, palette.is_floating_point()
         composite = image.new_zeros(len(image), 3, *palette.shape[-2:])
         for task, decoder in enumerate(self.decoders):

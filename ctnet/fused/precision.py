@@ -1,4 +1,4 @@
-"""The number type of inference: bfloat16 by itself where the processor computes in it.
+"""The number type of inference: bfloat16 where the processor has instructions for it.
 
 ``CTNET_PRECISION=float32`` turns it off, and :func:`set_precision` does for a program.
 """

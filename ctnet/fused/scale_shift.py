@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 32768
-"""Elements a thread that one round takes: few enough to stay in its cache, enough to share out."""
+"""Elements per thread and round: few enough for its cache, enough to share out."""
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Function (cells (P,C), scale (M,C), shift (M,C), index (P,)) that changes the cells in place."""

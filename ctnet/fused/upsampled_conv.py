@@ -21,10 +21,10 @@ TAPS = 3
 """Side of the kernels."""
 
 COLUMNS = 16
-"""Fine columns of a band: few enough for narrow bands, enough for fast products."""
+"""Columns of a band: few enough for narrow bands, enough for fast matrix products."""
 
 ROWS = 16
-"""Coarse rows at a time: few enough for what is between the products to stay in the cache."""
+"""Coarse rows at a time: few enough that intermediate results stay in the cache."""
 
 
 def split_taps(weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ctnet.tasks import TaskName, TaskSpec, get_task, register_task
 
 
 def add_task(model: CompositeModel, task: str | TaskSpec, like: str | None = None) -> CTN:
-    """Gives a network one task more, whose id is the next one.
+    """Adds a task to a network; its id is the next one.
 
     The new task has an embedding of its own, a parameter; everything else stays as it was and
     serves all tasks. Trained alone (:func:`freeze_old_tasks`) it changes no other task's output

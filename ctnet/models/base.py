@@ -1,4 +1,4 @@
-"""What CTN, MHN and STN share: one call, ``model(image, palette)``."""
+"""The base of CTN, MHN and STN: one call, ``model(image, palette)``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ctnet.tasks import DEFAULT_TASKS, get_task
 from ctnet.zoo.locate import locate
 
 AUTO = "auto"
-"""Palette that the zoo's palette network proposes."""
+"""Name of the palette that the palette network proposes."""
 
 
 class CompositeModel(PredictMixin, FuseMixin, HubMixin):

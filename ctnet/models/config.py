@@ -1,4 +1,4 @@
-"""What a network is: the configuration that travels with its weights."""
+"""The configuration of a network, saved with its weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ctnet.tasks import DEFAULT_TASKS, TaskName, TaskSpec, check_task, get_task
 System = Literal["ctn", "mhn", "stn", "palette"]
 
 MAX_TASKS = 64
-"""Most tasks of a network: each is a decoder or a whole network more in an MHN and an STN."""
+"""Largest number of tasks of a network: each adds a decoder to an MHN and a network to an STN."""
 
 LATER = ("depthwise", "subpixel")
-"""Fields of a decoder's configuration that files from before do not have."""
+"""Fields of a decoder's configuration that older files lack."""
 
 
 def _as_list(values: Any) -> list[Any] | tuple[Any, ...]:

@@ -7,7 +7,7 @@ import re
 import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-"""Names of devices that the command line names."""
+"""Devices that the command line accepts."""
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:

@@ -1,4 +1,4 @@
-"""The three methods by which people of the Hub expect to save, load and publish a network."""
+"""Mixin for the Hub: ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``."""
 
 from __future__ import annotations
 

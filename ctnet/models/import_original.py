@@ -30,7 +30,7 @@ COLOR_MAPS_FILE = "colourmaps.json"
 """File that the published code writes beside its checkpoints: RGB (0 to 255) by class and task."""
 
 CODE_ORDER = ("seg", "parts", "edges", "normals", "saliency")
-"""Tasks by the block of ones in their code; their ids in palettes are as ours."""
+"""Tasks by the position of the ones in their code; the ids in palettes are the same as ours."""
 
 Colors = Sequence[tuple[float, ...]]
 

@@ -1,4 +1,4 @@
-"""What a caller gives as a palette, checked, as one kind of tensor."""
+"""Checks any kind of palette and turns it into one kind of tensor."""
 
 from __future__ import annotations
 

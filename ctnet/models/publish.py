@@ -1,4 +1,4 @@
-"""Publishes a checkpoint on the Hugging Face Hub, once it has been seen to load."""
+"""Publishes a checkpoint on the Hugging Face Hub after checking that it loads."""
 
 from __future__ import annotations
 

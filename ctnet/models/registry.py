@@ -37,7 +37,7 @@ class Network(nn.Module):
 Builder = TypeVar("Builder", bound=Callable[[ModelConfig, Pretrained], Network])
 
 SYSTEMS: dict[str, Callable[[ModelConfig, Pretrained], Network]] = {}
-"""What builds a network, by system; :mod:`ctnet.models` imports all of them."""
+"""Network classes by system; :mod:`ctnet.models` imports all of them."""
 
 
 def register(system: System) -> Callable[[Builder], Builder]:

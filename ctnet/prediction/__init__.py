@@ -1,1 +1,1 @@
-"""Any image in, labels and pictures out."""
+"""Prediction: any image in, labels and pictures out."""

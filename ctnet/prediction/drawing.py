@@ -24,13 +24,13 @@ PALETTE_ALPHA = 0.55
 """Share of a palette that is drawn over a photograph."""
 
 READABLE = 480
-"""Overlays of images whose longest side is below this are enlarged by a whole factor."""
+"""Overlays of images with a shorter longest side are enlarged by a whole factor."""
 
 LARGEST = 1600
-"""Overlays of images whose longest side is above this are scaled down to it."""
+"""Longest side of overlays; those of larger images are scaled down."""
 
 BUSY = 0.1
-"""Share of boundary pixels from which boundaries would hide the picture and are left out."""
+"""Share of boundary pixels above which boundaries would hide the picture and are not drawn."""
 
 
 def draw_composite(palette: Palette, labels: Labels) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Prediction on any image: any size and format in, labels at the image's own size out.
+"""Predicts on any image: any size and format in, labels at the image's own size out.
 
 The network runs at a working size. Its answers come back to the image's own size task by task, by
 interpolation among the working cells that were asked for that task alone: no value of a

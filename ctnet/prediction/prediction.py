@@ -1,4 +1,4 @@
-"""What a network predicts for an image: labels, class probabilities, pictures and files."""
+"""Predictions: labels, class probabilities, pictures and files of an image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Label = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a network gave at its working size.
+    """The outputs of a network at its working size.
 
     Attributes:
         composite: Raw outputs (h,w,3) float32, on the CPU.
@@ -42,7 +42,7 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says of an image, at the image's own size.
+    """The outputs of a network at the size of the image.
 
     Attributes:
         image: The photograph (H,W,3) uint8 RGB.

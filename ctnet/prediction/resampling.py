@@ -24,7 +24,7 @@ FILL_WEIGHT = 1e-6
 it counts only where no true cell is in reach."""
 
 CHUNK = 1 << 16
-"""Pixels interpolated at once: bounds the memory for class probabilities."""
+"""Number of pixels to interpolate at a time, which limits the memory for class probabilities."""
 
 ROUNDING = 1e-3
 """Relative error that probabilities may have."""
@@ -157,7 +157,7 @@ def _centers(pixels: int, cells: int) -> Tensor:
 
 
 def _fill(sums: Tensor) -> Tensor:
-    """Gives cells without a value the mean of the nearest coarser level that has one (pull-push).
+    """Fills empty cells with the mean of the nearest coarser level that has one (pull-push).
 
     Args:
         sums: Weighted values and, last, their weight (C+1,h,w); 0 where there is none.

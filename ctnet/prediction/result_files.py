@@ -12,15 +12,15 @@ from ctnet.outputs import png_mark
 from ctnet.tasks import get_task
 
 Files = Literal["labels", "pictures", "all"]
-"""What is written of a prediction: labels and palette, composite and overlay, or both."""
+"""Which files of a prediction are written: labels and palette, composite and overlay, or both."""
 
 FILES: tuple[Files, ...] = get_args(Files)
 
 LAST: dict[Files, str] = {"labels": "palette", "pictures": "composite", "all": "composite"}
-"""What is written last: where it is, the others are complete."""
+"""The file that is written last: if it exists, the others are complete."""
 
 COMPRESS_LEVEL = 1
-"""Of PNGs: a third of the time of Pillow's 6, for files that are a tenth larger."""
+"""Compression level of PNGs: a third of the time of Pillow's 6, for files a tenth larger."""
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

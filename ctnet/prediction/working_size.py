@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ctnet.images import RGB
 
 MIN_LONG_SIDE = 32
-"""Below this a network sees less than one cell of its coarsest level."""
+"""Smallest working size: one cell of the coarsest level."""
 
 
 class Module(Protocol):

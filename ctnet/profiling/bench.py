@@ -23,7 +23,7 @@ MARGIN = (70, 50)
 
 @dataclass(frozen=True)
 class Point:
-    """What a model costs at one size and batch.
+    """The cost of a model at one size and batch.
 
     Attributes:
         side: Height and width in pixels.
@@ -47,7 +47,7 @@ def bench(
     rounds: int = 5,
     threads: int | None = None,
 ) -> list[Point]:
-    """Measures a model in eval mode as it is, fused or not.
+    """Measures a model in eval mode, fused or not.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""What a training run is: one frozen dataclass, read from TOML or YAML."""
+"""The configuration of a training run: one frozen dataclass, read from TOML or YAML."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from ctnet.training.losses import CompositeLoss, smooth_class_scores
 from ctnet.training.readers import LearnedReaders
 
 CHANCE = 3
-"""Separates the chance of strong views from that of batches, palettes and crops."""
+"""Seed that keeps the random numbers of strong views apart from all others."""
 
 SURE_LOGIT_SCALE = 20.0
 """Scale of the smooth scores that say how sure the average is of a class. The probabilities of
@@ -129,7 +129,7 @@ class ConsistencyConfig:
 
 @dataclass(frozen=True)
 class ConsistentBatch:
-    """What a step with consistency trains on.
+    """The batch of a step with consistency.
 
     Attributes:
         sample: The strong view, with the request, the true labels and where they are.
@@ -144,7 +144,7 @@ class ConsistentBatch:
 
 
 class Consistency:
-    """Makes strong views and their targets, and compares; see the module.
+    """Creates strong views and their targets, and compares them; see the module.
 
     Chance depends on the run's seed, the step and the row in the batch alone, so that processes
     which share a batch make of it what one would.

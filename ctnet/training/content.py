@@ -1,4 +1,4 @@
-"""What a run is made of, by content: a path may change while a run goes on, what it holds not."""
+"""The content of a run, by digest: a path may change when a run resumes, its content may not."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RunContent:
         return asdict(self)
 
     def differences(self, earlier: RunContent) -> list[str]:
-        """Says what is not as it was, in words."""
+        """Lists the differences, in words."""
         differ = []
         for key in sorted(self.rule.keys() | earlier.rule.keys()):
             now, then = self.rule.get(key, "nothing"), earlier.rule.get(key, "nothing")

@@ -38,7 +38,7 @@ from ctnet.rules import get_rule
 from ctnet.tasks import TaskSpec, get_task
 
 FOLDS = 5
-"""Parts of the photographs in cross-validation."""
+"""Number of folds in cross-validation."""
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Powers of the class frequencies to choose from."""
@@ -53,11 +53,11 @@ PRIOR = 1.0
 """Pixels that the probabilities of the present reading count for in every cell."""
 
 MIN_GAIN = 0.1
-"""Least gain in mIoU points under S, in cross-validation, for which a task gets a table."""
+"""Smallest cross-validated gain in mIoU points under S for which a task gets a table."""
 
 
 MIN_PHOTOGRAPHS = 10
-"""Least photographs that show a class, for every class of a task that gets a table."""
+"""Smallest number of photographs that must show each class of a task that gets a table."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def add_label_tables(
     rule: str = "R2",
     min_photographs: int = MIN_PHOTOGRAPHS,
 ) -> tuple[CompositeModel, tuple[TableReport, ...]]:
-    """Gives a network label tables for the tasks where they read better than what it has.
+    """Adds label tables to a network for the tasks where they read better.
 
     A task is read so far by eq. 5, or by the table that a learned reader or an earlier count left.
 

@@ -29,23 +29,23 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process in its environment."""
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one another: more than any validation by the first of them takes."""
+"""Timeout between processes: longer than any validation, which the first process runs alone."""
 
 _device: torch.device | None = None
 """Device of this process while it is one of several."""
 
 _parent: int | None = None
-"""Process that started this one and restarts it, which it does not outlive."""
+"""The launcher process; this one ends with it."""
 
 
 def launched() -> bool:
-    """Says whether torchrun, or what sets the same variables, started this process."""
+    """Returns whether torchrun, or what sets the same variables, started this process."""
     return all(name in os.environ for name in VARIABLES)
 
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[None]:
-    """Makes this process one of those that torchrun started; does nothing without torchrun.
+    """Joins the processes that torchrun started; does nothing without torchrun.
 
     Training loops that are made and run inside share their work: over gloo on CPUs, over NCCL on
     GPUs, of which each process takes its own.
@@ -114,12 +114,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Says whether this is the process that writes, validates and reports."""
+    """Returns whether this is the process that writes, validates and reports."""
     return rank() == 0
 
 
 def is_shared() -> bool:
-    """Says whether several processes train together."""
+    """Returns whether several processes train together."""
     return _device is not None
 
 
@@ -183,7 +183,7 @@ def rows_before(x: Tensor) -> Tensor:
 
 
 def anywhere(masks: Sequence[Tensor]) -> list[bool]:
-    """Says of each mask whether it holds anywhere, in any process."""
+    """Returns for each mask whether it is true anywhere, in any process."""
     if not masks:
         return []
     return [found > 0 for found in sum_of_all(torch.stack([m.any() for m in masks]).int()).tolist()]
@@ -265,7 +265,7 @@ def open_on_main(path: Path) -> BinaryIO | None:
 
 
 def copy_from_main(module: nn.Module) -> None:
-    """Gives a module of every process the parameters and buffers of the first one's."""
+    """Copies parameters and buffers from the first process to all others."""
     if is_shared():
         for value in module.state_dict().values():
             sent = value.contiguous()

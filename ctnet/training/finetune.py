@@ -28,10 +28,10 @@ from ctnet.training.trainer import Trainer
 from ctnet.training.validation import validator
 
 TABLE_PHOTOGRAPHS = 1500
-"""Most photographs that label tables are counted on after fine-tuning."""
+"""Largest number of photographs for counting label tables after fine-tuning."""
 
 MOST_PROBLEMS = 10
-"""Most files that cannot be used which an error names."""
+"""Largest number of unusable files that an error lists."""
 
 CHECKPOINT = "checkpoint"
 """Folder of the fine-tuned network inside a run's folder."""

@@ -17,11 +17,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from ctnet.training.distributed import launched
 
 STOPPED = 130
-"""Exit status of a process that a user stopped."""
+"""Exit status of a process that was interrupted."""
 
 
 def must_launch(processes: int | None) -> bool:
-    """Says whether a command has yet to start its processes.
+    """Returns whether a command has yet to start its processes.
 
     Args:
         processes: How many the user asked for, None for what there is.

@@ -63,10 +63,10 @@ Network = TypeVar("Network", bound=nn.Module)
 LOG_EVERY = 20
 
 SAVE_SECONDS = 120.0
-"""Seconds of training after which the state is saved, wherever the next validation is."""
+"""Seconds of training between saves of the state, in addition to those at validations."""
 
 MOST_SKIPPED = 50
-"""Steps in a row whose gradient is not finite after which a run counts as diverged."""
+"""Number of steps in a row without a finite gradient after which a run counts as diverged."""
 
 TOTAL = "total"
 """Name of the whole loss among those of the tasks."""
@@ -89,7 +89,7 @@ class DivergedError(ValueError):
 
 
 class TrainingLoop(ABC, Generic[Network]):
-    """Trains the network of a configuration; what is learned is for a subclass to say.
+    """Trains the network of a configuration; subclasses define the loss.
 
     Of several processes (:mod:`ctnet.training.distributed`) all make the loop and train; only the
     first validates and writes.
@@ -238,7 +238,7 @@ class TrainingLoop(ABC, Generic[Network]):
         )
 
     def _create_schedule(self, step: int) -> LambdaLR:
-        """Makes what sets the learning rate, from a step of the phase on."""
+        """Creates the schedule of the learning rate, starting at a step of the phase."""
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         rate = partial(learning_rate_at, config=self.phase)

@@ -99,7 +99,7 @@ class Phase:
 
 
 def stretch(phases: Sequence[Phase], steps: int) -> tuple[Phase, ...]:
-    """Makes phases longer or shorter in proportion, so that they have so many steps in all.
+    """Scales phases in proportion to a total number of steps.
 
     Raises:
         ValueError: If there are fewer steps than phases.

@@ -17,10 +17,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ctnet.label_tables import cell_centers, table_cells
 
 START_STEPS = 1000
-"""Steps in which a reader learns to read as a network did."""
+"""Number of steps in which a reader learns to read as a network did."""
 
 START_POINTS = 2048
-"""Points of the cube in each of them."""
+"""Number of points of the cube in a batch."""
 
 START_RATE = 1e-2
 """Learning rate of the first of them; it falls to 0."""

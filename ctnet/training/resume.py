@@ -8,8 +8,8 @@ FREE = (
     "steps", "lr_decay_fraction", "device", "workers", "validate_every", "validate_images", "cache",
     "phases", "rule", "data", "init", "encoder_weights",
 )  # fmt: skip
-"""Fields that may differ when a run goes on; of the phases, those not begun. The last four
-are compared by content (:mod:`ctnet.training.content`)."""
+"""Fields that may differ when a run resumes; of the phases, those that have not begun. The last
+four are compared by content (:mod:`ctnet.training.content`)."""
 
 
 def differences(ours: TrainConfig, theirs: TrainConfig, step: int) -> list[str]:

@@ -30,7 +30,7 @@ class RunFolder:
         self._lock = FileLock(self.path / ".lock", blocking=False)
 
     def lock(self) -> None:
-        """Keeps other trainings out, until :meth:`unlock` or the end of the process.
+        """Locks the folder until :meth:`unlock` or the end of the process.
 
         Raises:
             ValueError: If one is in it.
@@ -48,7 +48,7 @@ class RunFolder:
             )
 
     def unlock(self) -> None:
-        """Lets other trainings in."""
+        """Unlocks the folder."""
         self._lock.release(force=True)
 
     def write_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Norms and choices of a network that are those of the whole batch, shared by several processes."""
+"""Batch statistics and control flow that several processes share, as if there were one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize(model: nn.Module, frozen: Collection[nn.Module] = ()) -> None:
-    """Makes a network train on its part of a batch as it would on the whole.
+    """Synchronizes batch statistics, so that a part of a batch trains like the whole.
 
     Does nothing where one process trains alone.
 

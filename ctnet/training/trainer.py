@@ -27,7 +27,7 @@ from ctnet.training.losses import CompositeLoss, balanced_class_weights, smooth_
 from ctnet.training.readers import LearnedReaders
 
 START_LOGIT_SCALE = 20.0
-"""How sharply a reader tells classes apart that begins from anchors."""
+"""Logit scale of a reader that starts from anchors."""
 
 
 def cycled(rows: Tensor, count: int) -> Tensor:

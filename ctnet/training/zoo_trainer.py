@@ -31,7 +31,7 @@ GROUPS = (
 
 SHARED = ("data", "layout", "val_share", "skip", "held_out", "teacher", "crop_size", "scale_range",
           "batch_size", "seed", "source_weights", "class_balanced_fraction", "device")  # fmt: skip
-"""Fields that runs side by side have in common."""
+"""Fields that must agree between runs that train side by side."""
 
 
 def create_loop(

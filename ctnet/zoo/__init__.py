@@ -1,1 +1,1 @@
-"""Weights as files: which models there are, where their files lie, and how they are checked."""
+"""The zoo: which models there are, where their files are, and how they are checked."""

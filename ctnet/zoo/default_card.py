@@ -1,4 +1,4 @@
-"""The card of a checkpoint of which nothing is known but its configuration."""
+"""The default model card, made from the configuration alone."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 RETRIED = (408, 429, 500, 502, 503, 504)
-"""Answers of a Hub that is busy: asking again may help."""
+"""Status codes of a busy Hub: worth a retry."""
 
 _log = logging.getLogger(__name__)
 

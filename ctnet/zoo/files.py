@@ -16,7 +16,7 @@ WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 
 MAX_BYTES = {CONFIG_FILE: 1 << 20, WEIGHTS_FILE: 4 << 30}
-"""Most bytes of the files that a checkpoint needs; larger ones are neither fetched nor read."""
+"""Largest file of a checkpoint in bytes; larger ones are neither downloaded nor read."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def file_info(path: Path) -> FileInfo:
 
 @contextmanager
 def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Gives files to write that take the place of others together, once all are written.
+    """Writes several files, which replace older ones together once all are written.
 
     If writing fails or is interrupted, the old files stay as they were. The new ones have the
     permissions of any file that the user makes, whatever wrote them.

@@ -40,7 +40,7 @@ class HubOptions:
 
 
 PLAIN = HubOptions()
-"""The Hub is asked as its client does by default."""
+"""The default settings of the Hub client."""
 
 
 @dataclass(frozen=True)

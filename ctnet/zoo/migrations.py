@@ -13,7 +13,7 @@ FORMAT = 2
 """Version of the manifest's and the checkpoints' layout that this code reads and writes."""
 
 NEEDS = "0.1.0"
-"""The first ctnet that reads this format; ``config.json`` names it for those that are older."""
+"""First version of ctnet that reads this format; ``config.json`` names it for older versions."""
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLES = ("I64", "I32")
 MAX_HEADER = 8 << 20
-"""Most bytes of a header: some 50,000 tensors."""
+"""Largest header in bytes: some 50,000 tensors."""
 
 
 def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
