@@ -167,13 +167,13 @@ TASKS: dict[str, TaskSpec] = {
                 (255, 111, 105),
                 (136, 216, 176),
                 (69, 173, 168),
-                (142, 108, 201),
-                (87, 117, 214),
+                (94, 53, 177),
+                (144, 202, 249),
             ),
         ),
-        TaskSpec("edges", "semantic edges", "probability", (120, 120, 120)),
+        TaskSpec("edges", "semantic edges", "probability", (106, 27, 154)),
         TaskSpec("saliency", "saliency", "probability", (251, 188, 5)),
-        TaskSpec("normals", "surface normals", "normals", (52, 168, 83)),
+        TaskSpec("normals", "surface normals", "normals", (0, 191, 165)),
     )
 }
 """The known tasks by name: those of :class:`Task` in its order, then those registered since."""

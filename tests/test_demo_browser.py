@@ -2,18 +2,21 @@
 
 import base64
 import io
+import re
 import shutil
 import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import ctnet
 from ctnet.demo.files import Limits
+from ctnet.tasks import DEFAULT_TASKS, get_task
 
 pytest.importorskip("gradio", reason="needs the extra [demo]")
 api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 if CHROMIUM is None:
     pytest.skip("no Chromium here: apt-get install chromium", allow_module_level=True)
@@ -65,6 +68,7 @@ class Driver:
         self.url = url
         self.page.goto(url)
         self.page.wait_for_selector("#painter .drop")
+        self.page.wait_for_selector("#photograph")
 
     def _on_request(self, request):
         if not request.url.startswith((self.url, "data:", "blob:")):
@@ -483,3 +487,234 @@ def test_views_and_tasks_are_reached_by_keys(open_page):
     page.locator("#model input").focus()
     page.keyboard.press("1")
     assert page.locator("#painter [data-task='2']").get_attribute("aria-pressed") == "true"
+
+
+def started(driver, start="Only saliency"):
+    """Opens the example with a palette to start from."""
+    driver.choose("#start", start)
+    driver.after(lambda: driver.page.click("#examples button[data-name=sample]"))
+
+
+def spot(driver, x, y, size=SIZE, place="#painter canvas"):
+    """Where a pixel of the working size is on the screen."""
+    box = driver.page.locator(place).first.bounding_box()
+    return box["x"] + (x + 0.5) * box["width"] / size[0], box["y"] + (y + 0.5) * box[
+        "height"
+    ] / size[1]
+
+
+def outlined(corners):
+    """Pixels (256,320) in a polygon of corners (x, y), as Pillow draws it."""
+    picture = Image.new("L", SIZE)
+    ImageDraw.Draw(picture).polygon(corners, fill=1)
+    return np.array(picture, bool)
+
+
+TRIANGLE = [(60, 40), (260, 60), (120, 220)]
+
+
+@pytest.mark.parametrize("tool", ["lasso", "polygon", "polygon by keys"])
+def test_shapes(open_page, tmp_path, tool):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    started(driver)
+    page.click(f"#painter [data-tool={tool.split()[0]}]")
+    page.click("#painter [data-task='4']")
+    if tool == "lasso":
+        page.mouse.move(*spot(driver, *TRIANGLE[0]))
+        page.mouse.down()
+        for corner in TRIANGLE[1:]:
+            page.mouse.move(*spot(driver, *corner), steps=20)
+        driver.after(page.mouse.up)
+    else:
+        for corner in TRIANGLE:
+            page.mouse.click(*spot(driver, *corner))
+        if tool == "polygon":
+            driver.after(lambda: page.mouse.click(*spot(driver, *TRIANGLE[0])))
+        else:
+            driver.after(lambda: page.keyboard.press("Enter"))
+    ids = ctnet.Palette.load(driver.download("#save-palette", tmp_path)).ids
+    wanted = outlined(TRIANGLE)
+    assert set(np.unique(ids)) == {3, 4}
+    assert ((ids == 4) != wanted).mean() < 0.01
+    driver.after(lambda: page.keyboard.press("Control+z"))
+    assert (ctnet.Palette.load(driver.download("#save-palette", tmp_path)).ids == 3).all()
+
+
+def test_a_shape_can_be_canceled(open_page, tmp_path):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    started(driver)
+    page.click("#painter [data-tool=polygon]")
+    page.click("#painter [data-task='4']")
+    for corner in TRIANGLE:
+        page.mouse.click(*spot(driver, *corner))
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    assert (ctnet.Palette.load(driver.download("#save-palette", tmp_path)).ids == 3).all()
+
+
+def test_zoom_and_pan(open_page, tmp_path):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    started(driver)
+    page.click("#painter [data-tool=box]")
+    page.click("#painter [data-task='4']")
+    stage = page.locator("#painter .stage").bounding_box()
+    whole = page.locator("#painter canvas").bounding_box()
+    middle = spot(driver, 159.5, 127.5)
+    scrolled = page.evaluate("scrollY")
+    page.mouse.move(*middle)
+    page.locator("#painter canvas").focus()
+    page.mouse.wheel(0, -300)
+    page.wait_for_selector("[data-act=fit]:not([hidden])")
+    large = page.locator("#painter canvas").bounding_box()
+    assert large["width"] == pytest.approx(whole["width"] * np.e, rel=0.01)
+    assert page.evaluate("scrollY") == scrolled
+    # The pixel under the pointer stays there; wheel events count whole pixels of the screen.
+    np.testing.assert_allclose(spot(driver, 159.5, 127.5), middle, atol=2)
+    page.keyboard.down("Space")
+    page.mouse.down()
+    page.mouse.move(middle[0] + 50, middle[1] + 30, steps=4)
+    page.mouse.up()
+    page.keyboard.up("Space")
+    moved = page.locator("#painter canvas").bounding_box()
+    np.testing.assert_allclose((moved["x"] - large["x"], moved["y"] - large["y"]), (50, 30), atol=1)
+    assert moved["x"] <= stage["x"] + 1 and moved["x"] + moved["width"] >= stage["x"] + 1
+    # What is painted lands where it is seen.
+    page.mouse.move(*spot(driver, 150, 120))
+    page.mouse.down()
+    page.mouse.move(*spot(driver, 169, 139), steps=4)
+    driver.after(page.mouse.up)
+    ids = ctnet.Palette.load(driver.download("#save-palette", tmp_path)).ids
+    wanted = np.full((256, 320), 3)
+    wanted[120:140, 150:170] = 4
+    np.testing.assert_array_equal(ids, wanted)
+    page.locator("#painter canvas").focus()
+    page.keyboard.press("Home")
+    again = page.locator("#painter canvas").bounding_box()
+    assert (again["width"], again["height"]) == (whole["width"], whole["height"])
+    assert page.locator("[data-act=fit]").is_hidden()
+
+
+def test_a_pasted_photograph(open_page, photo):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    paste = """data => {
+      const bytes = Uint8Array.from(atob(data), (x) => x.charCodeAt(0));
+      const clipboardData = new DataTransfer();
+      clipboardData.items.add(new File([bytes], "image.png", { type: "image/png" }));
+      document.dispatchEvent(new ClipboardEvent("paste", { clipboardData, cancelable: true }));
+    }"""
+    data = base64.b64encode(photo.read_bytes()).decode()
+    driver.after(lambda: driver.page.evaluate(paste, data))
+    assert "image: 640 × 512" in driver.page.inner_text("#painter .status")
+
+
+def test_the_list_of_shortcuts(open_page):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    started(driver)
+    page.locator("#painter canvas").focus()
+    page.keyboard.press("?")
+    listed = page.inner_text("#painter dialog")
+    for name in ("B", "X", "L", "P", "F", "Home", "Ctrl"):
+        assert name in listed
+    page.keyboard.press("Escape")
+    api.expect(page.locator("#painter dialog")).to_be_hidden()
+    page.click("[data-act=keys]")
+    api.expect(page.locator("#painter dialog")).to_be_visible()
+    page.click("#painter dialog button")
+    api.expect(page.locator("#painter dialog")).to_be_hidden()
+
+
+def test_one_pointer_on_both_sides(open_page):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    started(driver, "Only semantic segmentation")
+    output = page.locator("#reading output")
+    assert output.inner_text() == ""
+    for place in ("#painter canvas", "#views img"):
+        page.mouse.move(*spot(driver, 100, 80, place=place))
+        api.expect(output).to_have_text(
+            re.compile(r"semantic segmentation: [a-z]+, \d+ %|semantic segmentation: [a-z]+, \d+%")
+        )
+        mark = page.locator("#views .mark").bounding_box()
+        center = mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2
+        np.testing.assert_allclose(center, spot(driver, 100, 80, place="#views img"), atol=1.5)
+        page.mouse.move(5, 5)
+        api.expect(output).to_have_text("")
+        api.expect(page.locator("#views .mark")).to_be_hidden()
+    # Reading asks for nothing to be computed: the caption stays.
+    assert "edit" not in page.inner_text("#views figcaption span")
+
+
+def test_wipe_and_difference(open_page):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    started(driver, "Only semantic segmentation")
+    compare = page.locator("#views .compare")
+    api.expect(compare).to_be_hidden()
+    driver.after(lambda: driver.choose("#other", "ctn-r2: what suits each object"))
+    first, second = driver.picture(0).astype(int), driver.picture(1).astype(int)
+    boxes = [page.locator("#views img").nth(i).bounding_box() for i in (0, 1)]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["height"] == boxes[1]["height"]
+
+    page.click("[data-show=wipe]")
+    boxes = [page.locator("#views img").nth(i).bounding_box() for i in (0, 1)]
+    assert boxes[0] == boxes[1]
+    page.locator("[data-wipe]").fill("25")
+    clip = page.locator("#views img").nth(1).evaluate("node => getComputedStyle(node).clipPath")
+    assert clip == "inset(0px 0px 0px 25%)"
+
+    page.click("[data-show=difference]")
+    api.expect(page.locator("#views figure").first).to_be_hidden()
+    shown = driver.picture(1)[..., :3].astype(int)
+    differs = (np.abs(first - second) > 12).any(-1)
+    pale = np.rint(first + 0.75 * (255 - first))
+    np.testing.assert_allclose(shown, np.where(differs[..., None], second, pale), atol=1)
+    text = page.inner_text("#views figure:nth-child(2) figcaption")
+    assert (
+        text == f"ctn-r2 where it differs from ctn-r1: {100 * differs.mean():.0f} % of the pixels"
+    )
+
+    page.click("[data-show=side]")
+    np.testing.assert_array_equal(driver.picture(1), second)
+    driver.after(lambda: driver.choose("#other", "none"))
+    api.expect(compare).to_be_hidden()
+
+
+def test_the_cursor_says_where_it_is(open_page):
+    driver = open_page(viewport={"width": 1280, "height": 900})
+    page = driver.page
+    started(driver)
+    page.locator("#painter canvas").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#painter .status") == "column 164, row 128: saliency"
+    names = page.locator("#painter .tasks button").all()
+    for button, task in zip(names, DEFAULT_TASKS, strict=False):
+        api.expect(button).to_have_accessible_name(get_task(task).title)
+
+
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing(open_page, screen, scheme):
+    driver = open_page(**screen, color_scheme=scheme)
+    page = driver.page
+    for act in (
+        lambda: None,
+        lambda: driver.after(lambda: page.click("#examples button[data-name=sample]")),
+        lambda: driver.after(lambda: driver.choose("#other", "ctn-r2: what suits each object")),
+        lambda: page.click("[data-act=keys]"),
+    ):
+        act()
+        found = Axe().run(page).response["violations"]
+        assert found == [], [
+            (entry["id"], [node["html"][:200] for node in entry["nodes"]]) for entry in found
+        ]
+    page.keyboard.press("Escape")
+    for target in page.locator("button:visible, input[type=range]:visible, #view label").all():
+        assert target.bounding_box()["height"] >= 24, target.evaluate("node => node.outerHTML")

@@ -55,7 +55,7 @@ def test_each_task_in_its_own_drawing(prediction):
     assert picture.shape == (*SIZE, 3)
     assert tuple(picture[INSIDE["seg"]]) == TASKS["seg"].class_colors[2]
     assert tuple(picture[INSIDE["parts"]]) == TASKS["parts"].class_colors[2]
-    assert tuple(picture[INSIDE["normals"]]) == (128, 128, 255)
+    assert tuple(picture[INSIDE["normals"]]) == (166, 166, 255)
     assert picture[INSIDE["edges"]].max() < 128
     assert np.ptp(picture[INSIDE["saliency"]].astype(int)) > 50
     assert picture[NOTHING].min() > 200
@@ -67,7 +67,7 @@ def test_each_task_in_its_own_drawing(prediction):
     [
         ("seg", [0, 15, 255], [(0, 0, 0), TASKS["seg"].class_colors[15], (255, 255, 255)]),
         ("edges", [0.0, 1.0], [(255, 255, 255), (32, 33, 36)]),
-        ("normals", [[1, 0, 0], [0, -1, 0]], [(255, 128, 128), (128, 0, 128)]),
+        ("normals", [[1, 0, 0], [0, -1, 0]], [(255, 166, 166), (166, 76, 166)]),
     ],
 )
 def test_colors(task, values, colors):
@@ -124,7 +124,7 @@ def test_overlay_alone_is_the_composite(rng):
 def test_overlay_mixes(rng):
     prediction = make_prediction(rng, Palette.single("normals", (500, 490)))
     prediction.image[:] = 0
-    assert find(np.array(prediction.overlay(0.5)), np.full((500, 490, 3), (64, 64, 128), np.uint8))
+    assert find(np.array(prediction.overlay(0.5)), np.full((500, 490, 3), (83, 83, 128), np.uint8))
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])

@@ -23,6 +23,9 @@ from ctnet.zoo.locate import current_checkout
 
 PAGE = Path(__file__).with_name("page")
 
+PAINTER = ("palette.js", "keep.js", "painter.js", "drawing.js", "keyboard.js", "sources.js")
+"""The painter's script, in parts."""
+
 LANE = {"concurrency_id": "network", "concurrency_limit": 1}
 """Events that use a network run one at a time, for all pages: each takes all cores."""
 
@@ -109,17 +112,17 @@ def build(handlers: Handlers) -> gr.Blocks:
                 painter = gr.HTML(
                     html_template=page_file("painter.html"),
                     css_template=page_file("painter.css"),
-                    js_on_load=page_file("palette.js")
-                    + page_file("keep.js")
-                    + page_file("painter.js"),
+                    js_on_load="".join(map(page_file, PAINTER)),
                     apply_default_css=False,
                     elem_id="painter",
                 )
             with gr.Column(min_width=320, elem_classes="card"):
-                gr.HTML(
-                    "<h2>What the network says</h2>",
+                reading = gr.HTML(
+                    html_template=page_file("reading.html"),
+                    css_template=page_file("reading.css"),
+                    js_on_load=page_file("reading.js"),
                     apply_default_css=False,
-                    js_on_load=None,
+                    elem_id="reading",
                     elem_classes="heading",
                 )
                 tasks = handlers.models.get(names[0]).tasks
@@ -170,6 +173,10 @@ def build(handlers: Handlers) -> gr.Blocks:
                 found = handlers.edit(request.session_hash, message, Choices(*choices))
                 return gr.skip() if found is None else found
 
+        def point(request: gr.Request, message: Any, *choices: str) -> Any:
+            with _in_words():
+                return handlers.point(request.session_hash, message, Choices(*choices))
+
         def begin(request: gr.Request, *choices: str) -> Any:
             with _in_words():
                 return handlers.start(request.session_hash, Choices(*choices))
@@ -206,6 +213,11 @@ def build(handlers: Handlers) -> gr.Blocks:
         on(photograph.upload, open_photo, [photograph], both, "always_last")
         on(examples.example, open_example, [examples], both, "always_last")
         on(painter.edit, edit, [painter], [shown], "always_last", "hidden")
+        # Reading what is known uses no network, and does not wait for one.
+        reading.point(
+            point, [reading, *chosen], [reading], trigger_mode="always_last", queue=False,
+            show_progress="hidden", api_visibility="undocumented",
+        )  # fmt: skip
         on(restart.click, begin, [], both, "always_last")
         on(start.input, pick, [], both, "always_last")
         on(load_palette.upload, take_palette, [load_palette], both, "always_last")

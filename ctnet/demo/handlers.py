@@ -18,7 +18,7 @@ from ctnet.demo.downloads import labels_file, palette_file, picture_file
 from ctnet.demo.files import Limits, in_words, read_palette, read_photo
 from ctnet.demo.models import Models
 from ctnet.demo.studio import AUTO, Studio, Studios
-from ctnet.demo.views import data_uri, hexadecimal, legend, picture
+from ctnet.demo.views import data_uri, hexadecimal, legend, picture, viewed_task
 from ctnet.prediction.working_size import MIN_LONG_SIDE
 from ctnet.tasks import get_task
 
@@ -185,6 +185,26 @@ class Handlers:
         studio.paint(ids)
         return self._answers(studio, choices)
 
+    def point(self, page: str | None, message: Any, choices: Choices) -> Message:
+        """Says what the models answered where the pointer is.
+
+        Args:
+            page: Name of the browser page.
+            message: The pixel ``x``, ``y`` of the working size.
+            choices: What is chosen there.
+
+        Returns:
+            Texts for the page, one a model; none where nothing is known.
+        """
+        texts: list[str] = []
+        if self.studios.has(page) and isinstance(message, dict):
+            studio = self.studios.get(page)
+            x, y = message.get("x"), message.get("y")
+            task = viewed_task(choices.view, studio.palette.tasks)
+            if isinstance(x, int) and isinstance(y, int):
+                texts = [studio.read(model, x, y, task) for model in choices.models]
+        return {"number": next(self._numbers), "texts": texts}
+
     def choose(self, page: str | None, choices: Choices) -> tuple[Message | None, Message]:
         """Shows other models or another view.
 
@@ -245,7 +265,8 @@ class Handlers:
         }
 
     def _answers(self, studio: Studio, choices: Choices) -> Message:
-        answers = [studio.answer(model) for model in choices.models]
+        task = viewed_task(choices.view, studio.palette.tasks)
+        answers = [studio.answer(model, task) for model in choices.models]
         return {
             "number": next(self._numbers),
             "pictures": [asdict(picture(answer, choices.view)) for answer in answers],

@@ -150,4 +150,11 @@ def _theme() -> Any:
         input_border_width_dark="1px",
         input_shadow="none",
         checkbox_label_shadow="none",
+        # White text on them has a contrast of 6.3.
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+        checkbox_label_background_fill_selected="*primary_600",
+        checkbox_label_background_fill_selected_dark="*primary_600",
     )

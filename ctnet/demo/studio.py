@@ -10,19 +10,20 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ctnet.checks import did_you_mean
 from ctnet.demo.files import Photo
 from ctnet.demo.models import Models
 from ctnet.fused.session import Session
-from ctnet.labels import decode
+from ctnet.labels import Readers, decode, task_values
 from ctnet.models.base import CompositeModel
 from ctnet.palette import Palette, Size
-from ctnet.prediction.prediction import Prediction, label_array
+from ctnet.prediction.prediction import Label, Prediction, label_array
 from ctnet.prediction.working_size import network_input
 from ctnet.rules import RULES, get_rule
-from ctnet.tasks import DEFAULT_TASKS, IGNORE, get_task
+from ctnet.tasks import DEFAULT_TASKS, IGNORE, TaskSpec, get_task
 
 AUTO = "auto"
 """Menu entry for the proposal of the palette network."""
@@ -71,6 +72,8 @@ class Answer:
     Attributes:
         model: The model's name.
         prediction: At the working size.
+        everywhere: Labels of the task that is viewed at every pixel, asked there or not: (H,W), or
+            (H,W,3) for normals; None where all tasks are viewed.
         full: Seconds that encoding the photograph and a whole palette took.
         edit: Seconds that the last edit took, which computes only what it reaches; None before
             there was one.
@@ -78,6 +81,7 @@ class Answer:
 
     model: str
     prediction: Prediction
+    everywhere: Label | None
     full: float
     edit: float | None
 
@@ -86,6 +90,7 @@ class _Asked:
     """A network that is asked about a photograph, and the time that it takes.
 
     Attributes:
+        composite: Raw outputs (1,3,H,W) for the last palette; None before there was one.
         full: Seconds of encoding and of the last whole palette.
         edit: Seconds of the last edit, None before there was one.
     """
@@ -96,6 +101,9 @@ class _Asked:
         self._encoding = time.perf_counter() - begin
         self.full = self._encoding
         self.edit: float | None = None
+        self.composite: Tensor | None = None
+        self._network = network
+        self._everywhere: dict[str, Tensor] = {}
 
     def decode(self, palette: Palette) -> Tensor:
         """Does the tasks of a palette; one that is as before computes nothing, and no time."""
@@ -107,7 +115,17 @@ class _Asked:
             self.full = self._encoding + seconds
         elif computed is not None:
             self.edit = seconds
-        return composite
+        self.composite = composite.float()
+        return self.composite
+
+    def everywhere(self, task: str) -> Tensor:
+        """Returns the raw outputs (1,3,H,W) of one task at every pixel, computed once."""
+        if task not in self._everywhere:
+            features = self._session.features
+            palette = Palette.single(task, features.size, self._network.tasks)
+            with torch.no_grad(), self._network.inference():
+                self._everywhere[task] = self._network.decode(features, palette).float()
+        return self._everywhere[task]
 
 
 class Studio:
@@ -200,8 +218,12 @@ class Studio:
         painted = np.frombuffer(ids, np.uint8).reshape(height, width)
         self.palette = Palette(painted, self.palette.tasks)
 
-    def answer(self, model: str) -> Answer:
+    def answer(self, model: str, task: str | None = None) -> Answer:
         """Does the tasks of the palette, again only where an edit reaches.
+
+        Args:
+            model: The model.
+            task: Task to do everywhere too, None for none.
 
         Raises:
             ValueError: If the model is not offered, or does other tasks than the palette's.
@@ -214,12 +236,42 @@ class Studio:
             )
         prediction = self._predicted(model, self.palette)
         asked = self._asked[model]
-        return Answer(model, prediction, asked.full, asked.edit)
+        everywhere = None
+        if task is not None:
+            single = Palette.single(task, self.palette.size, tasks)
+            everywhere = self._labels(model, asked.everywhere(task), single)[task]
+        return Answer(model, prediction, everywhere, asked.full, asked.edit)
 
-    def whole(self, model: str) -> Prediction:
-        """Does the tasks of the palette at the size at which the photograph is kept."""
+    def read(self, model: str, x: int, y: int, task: str | None = None) -> str:
+        """Says what a model answered at a pixel of the working size.
+
+        Args:
+            model: A model that has answered.
+            x: Column.
+            y: Row.
+            task: The task, the palette's at that pixel where None.
+
+        Returns:
+            The task and its value there; empty where nothing is asked or known.
+        """
+        height, width = self.palette.size
+        asked = self._asked.get(model)
+        if asked is None or asked.composite is None or not (0 <= x < width and 0 <= y < height):
+            return ""
+        network, number = self._models.get(model), int(self.palette.ids[y, x])
+        here = None if number == IGNORE else self.palette.tasks[number]
+        task = here if task is None else task
+        if task is None or task not in network.tasks:
+            return ""
+        outputs = asked.composite if task == here else asked.everywhere(task)
+        return describe_value(outputs[0, :, y, x], get_task(task), network.readers)
+
+    def whole(self, model: str, task: str | None = None) -> Prediction:
+        """Does the tasks of the palette, or one everywhere, at the size of the photograph kept."""
         photo = self.photo
         palette = self.sized_palette(photo.kept_size)
+        if task is not None:
+            palette = Palette.single(task, palette.size, palette.tasks)
         long_side = max(32, *photo.working_size)
         network = self._models.get(model)
         found = network.predict(photo.pixels, palette, long_side)
@@ -230,14 +282,14 @@ class Studio:
         return self.palette.resize(self.photo.size if size is None else size)
 
     def _predicted(self, name: str, palette: Palette) -> Prediction:
-        network = self._models.get(name)
-        asked = self._session(name)
-        composite = asked.decode(palette).float()
-        ids = palette.tensor()[None].to(composite.device)
-        labels = {}
-        for task, found in decode(composite, ids, network.tasks, network.readers).items():
-            labels[task] = label_array(found.values[0])
+        labels = self._labels(name, self._session(name).decode(palette), palette)
         return Prediction(self.photo.working, palette, labels, self.photo.name)
+
+    def _labels(self, name: str, composite: Tensor, palette: Palette) -> dict[str, Label]:
+        network = self._models.get(name)
+        ids = palette.tensor()[None].to(composite.device)
+        found = decode(composite, ids, network.tasks, network.readers)
+        return {task: label_array(labels.values[0]) for task, labels in found.items()}
 
     def _session(self, name: str) -> _Asked:
         if name not in self._asked:
@@ -258,6 +310,19 @@ class Studio:
             )
         photo = self.photo
         return network.predict(photo.working, max(32, *photo.working_size))
+
+
+def describe_value(outputs: Tensor, task: TaskSpec, readers: Readers) -> str:
+    """Says in words what the raw outputs (3,) of a task at a pixel mean."""
+    values = task_values(outputs, task, readers)
+    if task.kind == "classes":
+        share, number = values.max(-1)
+        text = f"{task.classes[int(number)]}, {float(share):.0%}"
+    elif task.kind == "probability":
+        text = f"{float(values):.2f}"
+    else:
+        text = ", ".join(f"{name} {x:.2f}" for name, x in zip("xyz", values.tolist(), strict=True))
+    return f"{task.title}: {text}"
 
 
 class Studios:

@@ -13,16 +13,21 @@ from PIL import Image
 from ctnet.checks import did_you_mean
 from ctnet.demo.studio import Answer
 from ctnet.images import RGB
-from ctnet.palette import Palette
 from ctnet.prediction.colors import NORMAL_EXAMPLES, colorize
-from ctnet.prediction.prediction import Prediction
-from ctnet.tasks import IGNORE, TaskSpec, get_task
+from ctnet.prediction.prediction import Label, Prediction
+from ctnet.tasks import TaskSpec, get_task
 
 COMPOSITE = "composite"
 OVERLAY = "overlay"
 
 RAMP = 9
 """Colors of a ramp in a legend, between which a browser blends."""
+
+PALE = 0.7
+"""Share of white where the view of one task shows what the palette does not ask for."""
+
+LEAST_SHARE = 0.002
+"""Smallest share of a task's pixels for which a legend shows a class."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Block:
         title: The task's name for people.
         color: Its color in palettes.
         share: Share of the photograph that asks for it, such as ``12 %``.
-        rows: Its colors; of classes those that occur, frequent ones first.
+        rows: Its colors; of classes those that occur, in the order of their ids, so that entries
+            keep their places from stroke to stroke.
     """
 
     title: str
@@ -72,33 +78,43 @@ def views(tasks: Sequence[str]) -> tuple[str, ...]:
     return (COMPOSITE, OVERLAY, *tasks)
 
 
-def only(prediction: Prediction, task: str) -> Prediction:
-    """Keeps one task of a prediction."""
-    palette = prediction.palette
-    ids = np.where(palette.mask(task), palette.ids, np.uint8(IGNORE))
-    labels = {name: values for name, values in prediction.labels.items() if name == task}
-    return Prediction(prediction.image, Palette(ids, palette.tasks), labels, prediction.name)
+def viewed_task(view: str, tasks: Sequence[str]) -> str | None:
+    """Returns the task that a view shows alone, None for a view of all.
+
+    Raises:
+        ValueError: If there is no such view.
+    """
+    known = views(tasks)
+    if view not in known:
+        raise ValueError(f"unknown view {view!r}{did_you_mean(view, known)}")
+    return view if view in tasks else None
 
 
-def draw(prediction: Prediction, view: str) -> Image.Image:
+def draw(prediction: Prediction, view: str, everywhere: Label | None = None) -> Image.Image:
     """Draws a view at the prediction's size.
 
     Args:
         prediction: The prediction.
         view: One of :func:`views`.
+        everywhere: For the view of one task, its labels at every pixel: they are shown pale where
+            the palette does not ask for it.
 
     Raises:
         ValueError: If there is no such view.
     """
-    known = views(prediction.palette.tasks)
-    if view not in known:
-        raise ValueError(f"unknown view {view!r}{did_you_mean(view, known)}")
-    if view == COMPOSITE:
-        return prediction.draw()
+    palette = prediction.palette
+    task = viewed_task(view, palette.tasks)
+    if task is not None and everywhere is not None:
+        drawn = colorize(everywhere, get_task(task)).astype(np.float32)
+        asked = palette.mask(task)
+        if asked.any():
+            drawn[asked] = colorize(prediction.labels[task][asked], get_task(task))
+        drawn[~asked] += PALE * (255 - drawn[~asked])
+        return Image.fromarray(drawn.round().astype(np.uint8))
     if view == OVERLAY:
         both = prediction.side_by_side()
         return both.crop((both.width // 2, 0, both.width, both.height))
-    return only(prediction, view).draw()
+    return prediction.draw()
 
 
 def picture(answer: Answer, view: str) -> Picture:
@@ -106,7 +122,7 @@ def picture(answer: Answer, view: str) -> Picture:
     asked = ", ".join(get_task(name).title for name in answer.prediction.palette.requested())
     return Picture(
         answer.model,
-        data_uri(draw(answer.prediction, view)),
+        data_uri(draw(answer.prediction, view, answer.everywhere)),
         f"{view} of {answer.model}; asked: {asked or 'nothing'}",
         _in_milliseconds(answer),
     )
@@ -121,16 +137,19 @@ def legend(answers: Sequence[Answer], view: str) -> list[Block]:
     """
     palette = answers[0].prediction.palette
     shares = palette.shares()
+    alone = viewed_task(view, palette.tasks)
     blocks = []
-    for name in palette.requested():
-        if view in (COMPOSITE, OVERLAY, name):
-            task = get_task(name)
-            rows = _rows(task, [answer.prediction for answer in answers])
-            blocks.append(Block(task.title, hexadecimal(task.color), _percent(shares[name]), rows))
+    for name in palette.requested() if alone is None else (alone,):
+        labels = [
+            answer.prediction.labels[name] if answer.everywhere is None else answer.everywhere
+            for answer in answers
+        ]
+        task, share = get_task(name), _percent(shares.get(name, 0))
+        blocks.append(Block(task.title, hexadecimal(task.color), share, _rows(task, labels)))
     return blocks
 
 
-def _rows(task: TaskSpec, predictions: Sequence[Prediction]) -> tuple[Row, ...]:
+def _rows(task: TaskSpec, labels: Sequence[Label]) -> tuple[Row, ...]:
     if task.kind == "probability":
         ramp = colorize(np.linspace(0, 1, RAMP, dtype=np.float32), task)
         text = "no edge – edge" if task.name == "edges" else "not salient – salient"
@@ -141,10 +160,10 @@ def _rows(task: TaskSpec, predictions: Sequence[Prediction]) -> tuple[Row, ...]:
             for text, normal in NORMAL_EXAMPLES
         )
     counts = np.zeros(256, int)
-    for prediction in predictions:
-        counts += np.bincount(prediction.labels[task.name].ravel(), minlength=256)
+    for values in labels:
+        counts += np.bincount(values.ravel(), minlength=256)
     counts = counts[: len(task.classes)]
-    found = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    found = np.flatnonzero(counts > LEAST_SHARE * counts.sum())
     return tuple(Row((hexadecimal(task.class_colors[i]),), task.classes[i]) for i in found)
 
 
@@ -162,7 +181,7 @@ def data_uri(image: Image.Image, kind: str = "PNG", quality: int = 85) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.005 else "<1%"
+    return f"{share:.0%}" if share >= 0.005 or not share else "<1%"
 
 
 def _in_milliseconds(answer: Answer) -> str:

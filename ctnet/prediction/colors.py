@@ -20,6 +20,9 @@ EDGE_STOPS: tuple[Color, ...] = (WHITE, INK)
 HEAT_STOPS: tuple[Color, ...] = (
     (0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191),
 )  # fmt: skip
+NORMALS_WHITE = 0.3
+"""Share of white in the colors of normals: pure, two directions have the color of a class."""
+
 NORMAL_EXAMPLES = (
     ("faces right", (1, 0, 0)),
     ("faces left", (-1, 0, 0)),
@@ -60,13 +63,14 @@ def colorize(values: npt.NDArray[Any], task: TaskSpec) -> RGB:
 
     Returns:
         Colors (...,3) uint8: class colors (white where 255), edges dark on white, saliency from
-        black over red to light yellow, normals as (n+1)/2.
+        black over red to light yellow, normals as (n+1)/2 with a share of white.
     """
     colors: RGB
     if task.kind == "classes":
         colors = class_colors(task)[values]
     elif task.kind == "normals":
-        colors = np.rint((values + 1) * 127.5).clip(0, 255).astype(np.uint8)
+        pure = (values + 1) * 127.5
+        colors = np.rint(pure + NORMALS_WHITE * (255 - pure)).clip(0, 255).astype(np.uint8)
     else:
         ramp = _ramp(EDGE_STOPS if task.name == "edges" else HEAT_STOPS)
         colors = ramp[np.rint(values * 255).astype(np.uint8)]

@@ -26,6 +26,10 @@ class Grid {
     return x >= 0 && y >= 0 && x < this.width && y < this.height;
   }
 
+  at({ x, y }) {
+    return this.ids[y * this.width + x];
+  }
+
   disc(x, y, radius, id) {
     const [left, right] = [Math.max(0, Math.ceil(x - radius)), Math.min(this.width - 1, Math.floor(x + radius))];
     const [top, bottom] = [Math.max(0, Math.ceil(y - radius)), Math.min(this.height - 1, Math.floor(y + radius))];
@@ -51,6 +55,38 @@ class Grid {
     for (let row = Math.max(0, Math.min(from.y, to.y)); row <= Math.min(this.height - 1, Math.max(from.y, to.y)); row++) {
       this.ids.fill(id, row * this.width + left, row * this.width + right + 1);
     }
+  }
+
+  // Fills a polygon of corners {x, y} by the even-odd rule; a pixel counts by its center.
+  polygon(corners, id) {
+    for (let row = 0; row < this.height; row++) {
+      const cuts = [];
+      corners.forEach((from, i) => {
+        const to = corners[(i + 1) % corners.length];
+        if (from.y <= row !== to.y <= row) {
+          cuts.push(from.x + ((row - from.y) * (to.x - from.x)) / (to.y - from.y));
+        }
+      });
+      cuts.sort((a, b) => a - b);
+      for (let i = 0; i + 1 < cuts.length; i += 2) {
+        const [left, right] = [Math.max(0, Math.ceil(cuts[i])), Math.min(this.width - 1, Math.floor(cuts[i + 1]))];
+        if (left <= right) this.ids.fill(id, row * this.width + left, row * this.width + right + 1);
+      }
+    }
+  }
+
+  // The borders between regions, as [x, y, x, y] between corners of pixels; null if there are too many.
+  borders(most) {
+    const found = [];
+    for (let y = 0; y < this.height; y++) {
+      for (let x = 0; x < this.width; x++) {
+        const at = y * this.width + x;
+        if (x + 1 < this.width && this.ids[at] !== this.ids[at + 1]) found.push([x + 1, y, x + 1, y + 1]);
+        if (y + 1 < this.height && this.ids[at] !== this.ids[at + this.width]) found.push([x, y + 1, x + 1, y + 1]);
+      }
+      if (found.length > most) return null;
+    }
+    return found;
   }
 
   fill(x, y, id) {
