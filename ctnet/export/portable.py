@@ -20,7 +20,7 @@ from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.features import GRID
 from ctnet.blocks.task_composition import SeparableConv, TaskCompositionBlock
 from ctnet.fused.block import Affine
-from ctnet.fused.folding import fold_block, fold_encoder
+from ctnet.fused.folding import fold_block, fold_encoder, pad_inside
 from ctnet.fused.network import Parts
 from ctnet.models.base import CompositeModel
 from ctnet.models.palette_network import PaletteNetwork
@@ -41,22 +41,41 @@ def _convolution(
     return conv
 
 
+def _subpixel(layer: Tensor, factor: int) -> Tensor:
+    """Makes a layer (O,I) work on each of the factor x factor pixels of a cell.
+
+    Returns:
+        Layer (O factor^2, I factor^2), channels as :func:`torch.nn.functional.pixel_shuffle` takes
+        them.
+    """
+    return torch.kron(
+        layer.contiguous(), torch.eye(factor**2, dtype=layer.dtype, device=layer.device)
+    )
+
+
 class CellAffine(nn.Module):
     """Scale and shift of each cell from its shares of tasks.
 
     Args:
         affine: The tables that they come from.
         stride: Stride of the level; at 1 a cell holds one task or none.
+        factor: 2 if the pixels of 2 x 2 cells are channels of one.
     """
 
-    def __init__(self, affine: Affine, stride: int) -> None:
+    def __init__(self, affine: Affine, stride: int, factor: int) -> None:
         super().__init__()
         tasks = len(affine.first)
         if stride == 1:
             self.hidden: nn.Module = nn.Identity()
             single = torch.eye(tasks, dtype=affine.first.dtype, device=affine.first.device)
             rows = [table.T for table in affine.table(F.pad(single, (0, 0, 0, 1)))]
-            layers = [(row[:, :-1] - row[:, -1:], row[:, -1]) for row in rows]
+            layers = [
+                (
+                    _subpixel(row[:, :-1] - row[:, -1:], factor),
+                    row[:, -1].repeat_interleave(factor**2),
+                )
+                for row in rows
+            ]
         else:
             first = _convolution(affine.first.T, affine.first_bias)
             self.hidden = nn.Sequential(first, nn.LeakyReLU())
@@ -65,7 +84,10 @@ class CellAffine(nn.Module):
         self.scale, self.shift = (_convolution(*layer) for layer in layers)
 
     def forward(self, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps shares (N,K,h,w), summing to 1, or to 0 where nothing is asked, to (N,C,h,w)."""
+        """Maps shares (N,K,h,w), summing to 1, or to 0 where nothing is asked, to (N,C,h,w).
+
+        With a factor of 2, shares are (N,4K,h,w) and the answers (N,4C,h,w).
+        """
         hidden = self.hidden(shares)
         return self.scale(hidden), self.shift(hidden)
 
@@ -73,39 +95,69 @@ class CellAffine(nn.Module):
 class PortableBlock(nn.Module):
     """A convolution, what is left of its norm, and a leaky ReLU.
 
+    The pixels that a subpixel block gives stay channels of their cell: graphs run such small
+    convolutions at the coarser level faster.
+
     Args:
         block: The block, in eval mode.
         embeddings: Task embeddings (K,E) of a conditioned block, None of a plain one.
+        coarse: Its first input channels, which the stage before gave.
+        align_corners: How these are upsampled.
     """
 
-    def __init__(self, block: TaskCompositionBlock, embeddings: Tensor | None) -> None:
+    def __init__(
+        self,
+        block: TaskCompositionBlock,
+        embeddings: Tensor | None,
+        coarse: int = 0,
+        align_corners: bool = False,
+    ) -> None:
         super().__init__()
         weight, bias = fold_block(block)
         self.stride, self.factor = block.stride, block.factor
+        self.align_corners = align_corners
         self.affine: CellAffine | None = None
         if isinstance(block.norm, ConditionedBatchNorm):
             affine = Affine.of(block.norm, cast(Tensor, embeddings), bias)
-            self.affine = CellAffine(affine, block.stride)
+            self.affine = CellAffine(affine, block.stride, block.factor)
         plain = None
         if self.affine is None:
             plain = bias.repeat_interleave(block.factor**2)
-        parts: list[nn.Module]
+        self.above: nn.Module | None = None
+        self.pointwise: nn.Module | None = None
         if isinstance(block.conv, SeparableConv):
-            first = _convolution(block.conv.pointwise.weight.detach())
-            parts = [first, _convolution(weight, plain, groups=len(weight))]
+            first = block.conv.pointwise.weight.detach()
+            # It commutes with upsampling, and has a quarter of the work above.
+            if coarse and block.factor == 1:
+                self.above, first = _convolution(first[:, :coarse]), first[:, coarse:]
+            self.pointwise = _convolution(first)
+            self.conv = _convolution(weight, plain, groups=len(weight))
         else:
-            parts = [_convolution(weight, plain, cast(nn.Conv2d, block.conv).stride[0])]
-        if block.factor > 1:
-            parts.append(nn.PixelShuffle(block.factor))
-        self.conv = nn.Sequential(*parts)
+            self.conv = _convolution(weight, plain, cast(nn.Conv2d, block.conv).stride[0])
 
-    def forward(self, x: Tensor, shares: dict[int, Tensor]) -> Tensor:
-        """Maps (N,I,h,w) to the output; ``shares`` of tasks by stride are empty if plain."""
+    def forward(self, x: Tensor, shares: dict[int, Tensor], coarse: Tensor | None = None) -> Tensor:
+        """Maps (N,I,h,w) to the output.
+
+        Args:
+            x: Features of the block's level.
+            shares: Shares of tasks by stride, empty if plain.
+            coarse: What the stage before gave: of the next coarser level, or of the same one if
+                this is a subpixel block.
+        """
+        if coarse is not None and self.above is None:
+            x = torch.cat([coarse if self.factor > 1 else self._upsampled(coarse), x], 1)
+        if self.pointwise is not None:
+            x = self.pointwise(x)
+        if coarse is not None and self.above is not None:
+            x = x + self._upsampled(self.above(coarse))
         y = self.conv(x)
         if self.affine is not None:
             scale, shift = self.affine(shares[self.stride])
             y = y * scale + shift
         return F.leaky_relu(y)
+
+    def _upsampled(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
 
 
 class PortableDecoder(nn.Module):
@@ -118,14 +170,27 @@ class PortableDecoder(nn.Module):
 
     def __init__(self, decoder: Decoder, embeddings: Tensor | None) -> None:
         super().__init__()
-        self.align_corners = decoder.config.align_corners
-        self.image, self.skips, self.stages = (
+        self.image, self.skips = (
             nn.ModuleList(
                 PortableBlock(cast(TaskCompositionBlock, block), embeddings) for block in part
             )
-            for part in (decoder.image, decoder.skips, decoder.stages)
+            for part in (decoder.image, decoder.skips)
         )
-        self.head = _convolution(decoder.head.weight, decoder.head.bias)
+        config = decoder.config
+        coarsest = (config.skips or decoder.channels)[4]
+        stages = [
+            PortableBlock(
+                cast(TaskCompositionBlock, block), embeddings, width, config.align_corners
+            )
+            for block, width in zip(decoder.stages, (coarsest, *config.stages[:-1]), strict=True)
+        ]
+        self.stages = nn.ModuleList(stages)
+        self.factor = factor = stages[-1].factor
+        kernel, bias = decoder.head.weight[:, :, 0, 0], cast(Tensor, decoder.head.bias)
+        self.head = nn.Sequential(
+            _convolution(_subpixel(kernel, factor), bias.repeat_interleave(factor**2)),
+            nn.PixelShuffle(factor) if factor > 1 else nn.Identity(),
+        )
 
     def forward(self, image: Tensor, features: list[Tensor], shares: dict[int, Tensor]) -> Tensor:
         """Decodes: raw outputs (N,outputs,H,W)."""
@@ -141,12 +206,7 @@ class PortableDecoder(nn.Module):
             return x
 
         def stage(stride: int, x: Tensor, side: Tensor) -> Tensor:
-            block = cast(PortableBlock, self.stages[STAGE_STRIDES.index(stride)])
-            if block.factor == 1:
-                x = F.interpolate(
-                    x, scale_factor=2, mode="bilinear", align_corners=self.align_corners
-                )
-            y: Tensor = block(torch.cat([x, side], 1), shares)
+            y: Tensor = self.stages[STAGE_STRIDES.index(stride)](side, shares, x)
             return y
 
         return cast(Tensor, self.head(last(u_net(side, stage))))
@@ -159,19 +219,23 @@ def _padded(x: Tensor) -> Tensor:
     return F.pad(x, (0, columns - x.shape[3], 0, rows - x.shape[2]), mode="replicate")
 
 
-def _shares(palette: Tensor, tasks: int) -> dict[int, Tensor]:
+def _shares(palette: Tensor, tasks: int, factor: int) -> dict[int, Tensor]:
     """Finds the shares of tasks (N,K,h,w) in the cells of each level.
 
     Args:
         palette: Task ids (N,1,H,W), float, H and W multiples of 32; any other number asks for
             nothing.
         tasks: Number of tasks K.
+        factor: 2 for the shares at stride 1 as channels (N,4K,H/2,W/2) of the cells at stride 2.
     """
-    ids = torch.arange(tasks, dtype=palette.dtype, device=palette.device).view(1, -1, 1, 1)
-    means = (palette == ids).to(palette.dtype)
-    shares = {1: means}
+    pixels = F.pixel_unshuffle(palette, factor)[:, None]
+    ids = torch.arange(tasks, dtype=palette.dtype, device=palette.device).view(1, -1, 1, 1, 1)
+    asked = (pixels == ids).to(palette.dtype)
+    means = asked.mean(2)
+    shares = {1: asked.flatten(1, 2)}
     for stride in LEVELS[1:]:
-        means = F.avg_pool2d(means, 2)
+        if stride > factor:
+            means = F.avg_pool2d(means, 2)
         # Pixels that ask for nothing take no part; where all do, the shares are zero.
         shares[stride] = means / means.sum(1, keepdim=True).clamp(min=stride**-2)
     return shares
@@ -185,7 +249,7 @@ class _Portable(nn.Module):
         self.decoders = nn.ModuleList(
             PortableDecoder(decoder, parts.embeddings) for decoder in parts.decoders
         )
-        folded = [cast(nn.Module, fold_encoder(encoder)) for encoder in parts.encoders]
+        folded = [cast(nn.Module, pad_inside(fold_encoder(x))) for x in parts.encoders]
         self.encoders = nn.ModuleList(x.to(memory_format=torch.contiguous_format) for x in folded)
         weight = parts.decoders[0].head.weight
         self.mean, self.std = (
@@ -226,7 +290,8 @@ class PortableComposite(_Portable):
         prepared = self._prepared(image)
         pyramids = [encoder(prepared) for encoder in self.encoders]
         if self.conditioned:
-            shares = _shares(_padded(palette[:, None].to(image.dtype)), self.tasks)
+            ids = _padded(palette[:, None].to(image.dtype))
+            shares = _shares(ids, self.tasks, cast(int, self.decoders[0].factor))
             composite = self.decoders[0](prepared, pyramids[0], shares)
             return cast(Tensor, composite[:, :, :height, :width])
         composite = torch.zeros_like(image)
