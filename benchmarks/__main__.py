@@ -113,6 +113,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--page", type=Path, default=Path("docs/predicting.md"), help="default: %(default)s"
     )
 
+    demo = commands.add_parser("demo", help="delay of the demo's picture after a stroke")
+    demo.set_defaults(run=_demo)
+    demo.add_argument("--strokes", type=int, default=31, help="default: %(default)s")
+    demo.add_argument(
+        "--out", type=Path, default=Path("results/demo.json"), help="default: %(default)s"
+    )
+    demo.add_argument(
+        "--page", type=Path, default=Path("docs/demo.md"), help="default: %(default)s"
+    )
+
     page = commands.add_parser("page", help="write the tables of docs/speed.md from results")
     page.set_defaults(run=_page)
     page.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s/")
@@ -172,6 +182,16 @@ def _throughput(args: argparse.Namespace) -> None:
     names = [name for name, _ in RUNS[:2]] if args.quick else []
     save(measure(3 if args.quick else args.count, names), args.out)
     write_page(args.out, args.page)
+    print(f"written: {args.out} and {args.page}")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from benchmarks.demo import measure, save, write_page
+
+    found = measure(args.strokes)
+    save(found, args.out)
+    write_page(found, args.page)
+    print(found.table())
     print(f"written: {args.out} and {args.page}")
 
 

@@ -282,7 +282,7 @@ def test_speed_is_measured(tmp_path, monkeypatch, capsys):
     measure(["export", "--quick", "--rounds", "1", "--threads", threads, "--out", str(path)])
     findings = json.loads(path.read_text())["findings"]
     printed = capsys.readouterr().out
-    assert len(findings) == 2 * 3 * 2
+    assert len(findings) == 3 * 3 * 2
     for finding in findings:
         assert finding["question"] in printed
         assert finding["part"] == "export"

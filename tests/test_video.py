@@ -304,7 +304,7 @@ def test_predict_writes_photograph_and_overlay(model, network, clip, tmp_path, p
 
 def test_the_right_half_is_the_composite_over_the_photograph(network):
     prediction = network.predict(picture(3), "single:normals", 64)
-    drawn = (prediction.labels["normals"] + 1) * 127.5
+    drawn = 0.3 * 255 + 0.7 * (prediction.labels["normals"] + 1) * 127.5
     wanted = 0.25 * prediction.image + 0.75 * drawn
     found = np.array(prediction.side_by_side())
     np.testing.assert_array_equal(found[:, :64], prediction.image)
