@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from torch import nn
 
 from benchmarks.speed import Bench, Measured
 from ctnet.models.ctn import CTN
-from ctnet.profiling.measure import Run, cpu_name, seconds_in_turn
+from ctnet.profiling.measure import Run, cpu_name, quartiles, seconds_in_turn
 
 REFERENCE = "lraspp_mobilenet_v3_large"
 """The network that times are compared with: torchvision's fastest for segmentation."""
@@ -41,8 +42,9 @@ class Cost:
         network: Name of torchvision's network, or of our decoder.
         request: What was asked of ours, empty for torchvision's.
         milliseconds: First quartile, median and third quartile.
-        ratios: The same of the time as a multiple of the reference's in the same round.
-        limit: Largest median ratio that is allowed, None where there is none.
+        ratios: First quartile over rounds of the time as a multiple of the reference's in the same
+            round, ratio of the medians, and third quartile.
+        limit: Largest ratio that is aimed at, None where there is none.
     """
 
     side: int
@@ -97,6 +99,17 @@ def _everything(model: CTN, image: torch.Tensor) -> torch.Tensor:
     return model.decode_all(model.encode(image))
 
 
+def _editing(model: CTN, image: torch.Tensor, palette: torch.Tensor) -> Run:
+    """Makes a run that edits a quarter of each side of a palette, to and fro."""
+    session, side = model.session(image), image.shape[-1]
+    box = slice(side * 3 // 8, side * 5 // 8)
+    other = palette.clone()
+    other[:, box, box] = (palette[:, box, box] + 1) % len(model.tasks)
+    session.decode(palette)
+    turns = itertools.cycle((other, palette))
+    return lambda: session.decode(next(turns))
+
+
 def runs_of(bench: Bench, side: int) -> dict[tuple[str, str], Run]:
     """Makes what is timed, by network and request; the first is the reference."""
     image, palettes = bench.image(1, side), bench.palettes(1, side)
@@ -109,6 +122,7 @@ def runs_of(bench: Bench, side: int) -> dict[tuple[str, str], Run]:
             "one composite": partial(model, image, palettes["mosaic"]),
             "one task everywhere": partial(model, image, palettes["single"]),
             "all five tasks": partial(_everything, model, image),
+            "an edit of a sixteenth": _editing(model, image, palettes["mosaic"]),
         }
         runs |= {(name, request): run for request, run in requests.items()}
     return runs
@@ -141,15 +155,16 @@ def compare(
         seconds = seconds_in_turn(runs_of(bench, bench.side(side)), bench.rounds)
         reference = seconds[REFERENCE, ""]
         for (network, request), own in seconds.items():
-            ratios = [a / b for a, b in zip(own, reference, strict=True)]
+            ratio = statistics.median(own) / statistics.median(reference)
+            low, _, high = quartiles([a / b for a, b in zip(own, reference, strict=True)])
             limited = network == "light" and side == sides[0]
             costs.append(
                 Cost(
                     side,
                     network,
                     request,
-                    _quartiles([1000 * x for x in own], 2),
-                    _quartiles(ratios, 4),
+                    _rounded(quartiles([1000 * x for x in own]), 2),
+                    _rounded((low, ratio, high), 4),
                     LIMITS.get(request) if limited else None,
                 )
             )
@@ -157,8 +172,6 @@ def compare(
     return Comparison(tuple(costs), cpu_name(), threads, bench.rounds, version)
 
 
-def _quartiles(values: Sequence[float], digits: int) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return (round(values[0], digits),) * 3
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return round(low, digits), round(middle, digits), round(high, digits)
+def _rounded(values: tuple[float, float, float], digits: int) -> tuple[float, float, float]:
+    low, middle, high = (round(value, digits) for value in values)
+    return low, middle, high

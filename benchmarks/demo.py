@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 from ctnet.demo.server import serve
-from ctnet.profiling.measure import cpu_name
+from ctnet.profiling.measure import cpu_name, quartiles
 from tools.pages import replace_marked
 
 EXAMPLE = "astronaut"
@@ -125,7 +124,7 @@ def _delay(page: Page, models: tuple[str, ...], strokes: int, limit: float) -> D
         page.mouse.up()
         page.wait_for_timeout(REST)
     delays = page.evaluate("window.delays")[1 : strokes + 1]
-    low, median, high = statistics.quantiles(delays, n=4)
+    low, median, high = quartiles(delays)
     return Delay(models, (round(low, 1), round(median, 1), round(high, 1)), limit)
 
 

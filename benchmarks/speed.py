@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.formulations import Twin
@@ -23,8 +22,6 @@ from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.palette_pyramid import palette_pyramid
 from ctnet.data.palette_batches import make_palettes
 from ctnet.fused import block as fused
-from ctnet.fused.convolutions import Coarse
-from ctnet.fused.regions import whole
 from ctnet.models.base import create
 from ctnet.models.ctn import CTN
 from ctnet.profiling.measure import Run, cpu_name, peak_bytes, time_in_turn
@@ -43,7 +40,7 @@ LARGE = """
 import resource
 import numpy as np
 import ctnet
-model = ctnet.create("ctn", "{encoder}", "{decoder}").eval().fuse()
+model = ctnet.create("ctn", "{encoder}", "{decoder}").eval()
 photograph = np.random.default_rng(0).integers(256, size={size}[::-1] + (3,), dtype=np.uint8)
 model.predict(photograph, "mosaic", long_side=max({size}))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -57,11 +54,12 @@ class Finding:
 
     Attributes:
         question: What is compared, and where.
-        ratio: Time (or memory) of the subject as a multiple of the reference's.
-        limit: Largest ratio that is allowed, None where there is none.
+        ratio: Time (or memory) of the subject as a multiple of the reference's: of the medians.
+        limit: Largest ratio that is aimed at, None where there is none.
         milliseconds: Median time of the subject; 0 for memory.
         reference: Median time of the reference; 0 for memory.
         part: Name of the measurement that it belongs to.
+        quartiles: First and third quartile of the ratio over rounds; None for memory.
     """
 
     question: str
@@ -70,6 +68,7 @@ class Finding:
     milliseconds: float = 0.0
     reference: float = 0.0
     part: str = ""
+    quartiles: tuple[float, float] | None = None
 
 
 class Measured:
@@ -126,13 +125,19 @@ class Speed(Measured):
 
     def table(self, part: str | None = None) -> str:
         """Returns a Markdown table of all findings, or of one measurement."""
-        lines = ["| Comparison | Time | Reference | Ratio | Limit |", "|---|---|---|---|---|"]
+        lines = [
+            "| Comparison | Time | Reference | Ratio (quartiles) | Limit |",
+            "|---|---|---|---|---|",
+        ]
         for x in self.findings:
             if part not in (None, x.part):
                 continue
             times = [f"{ms:.1f} ms" if ms else "" for ms in (x.milliseconds, x.reference)]
             limit = "" if x.limit is None else f"{x.limit:.2f}"
-            lines.append(f"| {x.question} | {' | '.join(times)} | {x.ratio:.3f} | {limit} |")
+            ratio = f"{x.ratio:.3f}"
+            if x.quartiles is not None:
+                ratio += f" ({x.quartiles[0]:.2f} to {x.quartiles[1]:.2f})"
+            lines.append(f"| {x.question} | {' | '.join(times)} | {ratio} | {limit} |")
         return "\n".join(lines)
 
 
@@ -183,28 +188,41 @@ class Bench:
         """Times runs against the first of them; ``{}`` in the question is the run's name."""
         found = time_in_turn(runs, self.rounds)
         first, *others = found
-        return [
-            Finding(
-                question.format(name),
-                round(found[name].ratio, 4),
-                limits.get(name),
-                round(found[name].milliseconds, 2),
-                round(found[first].milliseconds, 2),
+        findings = []
+        for name in others:
+            low, high = found[name].quartiles
+            findings.append(
+                Finding(
+                    question.format(name),
+                    round(found[name].ratio, 4),
+                    limits.get(name),
+                    round(found[name].milliseconds, 2),
+                    round(found[first].milliseconds, 2),
+                    quartiles=(round(low, 4), round(high, 4)),
+                )
             )
-            for name in others
-        ]
+        return findings
 
 
 @torch.inference_mode()
 def conditioning(bench: Bench) -> list[Finding]:
-    """Compares the paper-size network with its plain twin and with the literal formulation."""
+    """Compares networks with their plain twins, the paper's size also with its literal form."""
     found = []
+    for size, side in (("light", 256), ("light", 512), ("compact", 256), ("compact", 512)):
+        side = bench.side(side)
+        image, twin, quick = bench.image(1, side), Twin(bench.model(size)), bench.model(size).fuse()
+        runs: dict[str, Run] = {"twin": partial(twin, image)}
+        for kind, palette in bench.palettes(1, side).items():
+            runs[kind] = partial(quick, image, palette)
+        limits = {"single": 1.0, "mosaic": 1.05, "random": 1.1} if size == "light" else {}
+        question = f"{{}} / plain twin, {size} size, {side} x {side}, batch 1"
+        found += bench.compare(question, runs, limits)
     for batch, side in ((1, 256), (8, 256), (1, 512)):
         side = bench.side(side)
         model, image = bench.model("paper"), bench.image(batch, side)
         palettes, twin = bench.palettes(batch, side), Twin(model)
         where = f"paper size, {side} x {side}, batch {batch}"
-        runs: dict[str, Run] = {"twin": partial(twin, image)}
+        runs = {"twin": partial(twin, image)}
         quick = bench.model("paper").fuse()
         compiled = bench.model("paper").fuse(compile=True) if bench.compile else None
         for kind, palette in palettes.items():
@@ -256,14 +274,14 @@ def _joined() -> Iterator[None]:
 
 @torch.inference_mode()
 def beyond(bench: Bench) -> list[Finding]:
-    """Measures what is saved below a plain network: compact size, edits, all tasks at once."""
+    """Measures what is saved below a plain network: smaller sizes, edits, all tasks at once."""
     side = bench.side(512)
     found, image = [], bench.image(1, side)
     mosaic = bench.palettes(1, side)["mosaic"]
-    paper, compact = bench.model("paper"), bench.model("compact").fuse()
-    runs: dict[str, Run] = {"paper twin": partial(Twin(paper), image)}
-    runs["compact"] = partial(compact, image, mosaic)
-    found += bench.compare(f"{{}} / paper-size twin, {side} x {side}", runs, {"compact": 0.2})
+    runs: dict[str, Run] = {"paper twin": partial(Twin(bench.model("paper")), image)}
+    for size in ("light", "compact"):
+        runs[size] = partial(bench.model(size).fuse(), image, mosaic)
+    found += bench.compare(f"{{}} / paper-size twin, {side} x {side}", runs, {"light": 0.2})
     edges = side * 3 // 8, side * 5 // 8
     for size in ENCODERS:
         model = bench.model(size).fuse()
@@ -292,42 +310,16 @@ def beyond(bench: Bench) -> list[Finding]:
     return found
 
 
-@torch.inference_mode()
-def stages(bench: Bench) -> list[Finding]:
-    """Measures the work at full resolution: both blocks on the image, the last stage, the head."""
-    side = bench.side(512)
-    model, image = bench.model("compact").fuse(), bench.image(1, side)
-    mosaic, decoder = bench.palettes(1, side)["mosaic"], model.fused_network().decoders[0]
-    box, level = whole((side, side)), palette_pyramid(mosaic, 5, LEVELS)[1]
-    width = model.config.decoder_config.stages[-2]
-    half = bench.image(1, side // 2)[:, :1].expand(-1, width, -1, -1)
-    half = half.contiguous(memory_format=torch.channels_last)
-    coarse = Coarse(half, whole((side // 2, side // 2)), (side // 2, side // 2), False)
-
-    def full_resolution() -> Tensor:
-        x = image
-        for block in decoder.image:
-            x = block(x, box, box, level)
-        x = decoder.stages[-1](torch.cat([coarse.upsample(box), x], 1), box, box, level)
-        return F.conv2d(x, *decoder.head)
-
-    runs: dict[str, Run] = {
-        "whole network": partial(model, image, mosaic),
-        "full resolution": full_resolution,
-    }
-    question = f"{{}} / whole network, compact, {side} x {side}"
-    return bench.compare(question, runs, {"full resolution": 1 / 3})
-
-
 def large(bench: Bench) -> list[Finding]:
     """Measures the memory of a whole process that predicts a photograph of 12 megapixels."""
     size = (bench.side(4000), bench.side(3000))
     found = []
-    for encoder, decoder in ENCODERS.items():
-        script = LARGE.format(encoder=decoder, decoder=encoder, size=size)
+    for decoder, encoder in ENCODERS.items():
+        script = LARGE.format(encoder=encoder, decoder=decoder, size=size)
         peak = int(subprocess.check_output([sys.executable, "-c", script], text=True))
-        question = f"memory of a process / 4 GiB, {encoder}, {size[0]} x {size[1]}"
-        found.append(Finding(question, round(peak / 4 / 2**20, 4), 1.0))
+        question = f"memory of a process / 2 GiB, {decoder}, {size[0]} x {size[1]}"
+        limit = 1.0 if decoder == "light" else None
+        found.append(Finding(question, round(peak / 2 / 2**20, 4), limit))
     return found
 
 
@@ -358,7 +350,7 @@ def training(bench: Bench) -> list[Finding]:
 @torch.inference_mode()
 def batches(bench: Bench) -> list[Finding]:
     """Measures time per image against the batch."""
-    model, side = bench.model("compact").fuse(), bench.side(256)
+    model, side = bench.model("light").fuse(), bench.side(256)
     found = []
     for batch in (2, 4, 8):
         one, many = bench.image(1, side), bench.image(batch, side)
@@ -367,9 +359,11 @@ def batches(bench: Bench) -> list[Finding]:
             "many": partial(model, many, bench.palettes(batch, side)["mosaic"]),
         }
         (x,) = bench.compare("", runs, {})
-        question = f"time per image, batch {batch} / batch 1, compact, {side} x {side}"
+        question = f"time of {batch} images / one after another, light, {side} x {side}"
+        low, high = (round(value / batch, 4) for value in x.quartiles or (x.ratio, x.ratio))
+        ratio, reference = round(x.ratio / batch, 4), round(x.reference * batch, 2)
         found.append(
-            Finding(question, round(x.ratio / batch, 4), None, x.milliseconds, x.reference)
+            Finding(question, ratio, None, x.milliseconds, reference, quartiles=(low, high))
         )
     return found
 
@@ -384,13 +378,13 @@ def palettes(bench: Bench) -> list[Finding]:
     mosaic, many = (bench.palettes(batch, side)["mosaic"] for batch in (1, count))
     make = partial(make_palettes, count=count, size=(side, side), generator=generator)
     runs: dict[str, Run] = {
-        "network": partial(bench.model("compact").fuse(), image, mosaic),
+        "network": partial(bench.model("light").fuse(), image, mosaic),
         f"{count} mosaics": partial(make, R1, device=bench.device),
         f"{count} semantic palettes": partial(make, R2, labels=labels, device=bench.device),
         f"{count} mosaics' mixtures": partial(palette_pyramid, many, 5, LEVELS),
     }
     limits = dict.fromkeys(runs, 0.02 * count)
-    return bench.compare(f"{{}} / one composite, compact, {side} x {side}", runs, limits)
+    return bench.compare(f"{{}} / one composite, light, {side} x {side}", runs, limits)
 
 
 Part = Callable[[Bench], list[Finding]]
@@ -399,7 +393,6 @@ PARTS: dict[str, Part] = {
     "conditioning": conditioning,
     "steps": steps,
     "beyond": beyond,
-    "stages": stages,
     "training": training,
     "batches": batches,
     "large": large,

@@ -63,6 +63,7 @@ def test_ratios_are_to_the_first_run(monkeypatch):
     assert found["a"].ratio == 1
     assert found["a"].milliseconds == 2000
     assert found["b"].ratio == 3
+    assert found["b"].quartiles == (3, 3)
     with pytest.raises(ValueError, match="at least one round"):
         time_in_turn({"a": lambda: None}, 0)
 
@@ -125,8 +126,8 @@ def test_alternatives_are_measured(tmp_path, monkeypatch, capsys):
     found = alternatives.Comparison.load(path)
     assert found.table() in printed and found.place() in printed
     asked = {(cost.side, cost.network, cost.request): cost for cost in found.costs}
-    # Two networks of one task and three requests of ours, at two sizes.
-    assert len(asked) == len(found.costs) == 2 * (2 + 3)
+    # Two networks of one task and four requests of ours, at two sizes.
+    assert len(asked) == len(found.costs) == 2 * (2 + 4)
     for (side, network, request), cost in asked.items():
         reference = asked[side, alternatives.REFERENCE, ""]
         assert cost.ratios[1] == pytest.approx(
@@ -148,9 +149,12 @@ def test_parts_are_measured_again(tmp_path):
 
 
 def test_table_of_findings():
-    found = (Finding("a / b", 1.5, 1.03, 15, 10), Finding("memory", 0.4, None))
+    found = (
+        Finding("a / b", 1.5, 1.03, 15, 10, quartiles=(1.4, 1.62)),
+        Finding("memory", 0.4, None),
+    )
     lines = Speed(found, "cpu", 2, 7, "2.6").table().splitlines()
-    assert lines[2] == "| a / b | 15.0 ms | 10.0 ms | 1.500 | 1.03 |"
+    assert lines[2] == "| a / b | 15.0 ms | 10.0 ms | 1.500 (1.40 to 1.62) | 1.03 |"
     assert lines[3] == "| memory |  |  | 0.400 |  |"
 
 

@@ -6,7 +6,7 @@ import platform
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_leaves
 Run = Callable[[], object]
 
 Name = TypeVar("Name")
+
+VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+"""Flags of Linux for vector instructions, the fastest for networks first."""
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -77,11 +80,14 @@ class Timing:
 
     Attributes:
         milliseconds: Median.
-        ratio: Median over rounds of the time as a multiple of the first run's in that round.
+        ratio: The median as a multiple of the first run's.
+        quartiles: First and third quartile over rounds of the time as a multiple of the first
+            run's in that round.
     """
 
     milliseconds: float
     ratio: float
+    quartiles: tuple[float, float]
 
 
 def seconds_in_turn(runs: Mapping[Name, Run], rounds: int) -> dict[Name, list[float]]:
@@ -116,13 +122,20 @@ def time_in_turn(runs: Mapping[str, Run], rounds: int) -> dict[str, Timing]:
     """
     seconds = seconds_in_turn(runs, rounds)
     first = next(iter(seconds.values()))
-    return {
-        name: Timing(
-            1000 * statistics.median(own),
-            statistics.median(a / b for a, b in zip(own, first, strict=True)),
-        )
-        for name, own in seconds.items()
-    }
+    found = {}
+    for name, own in seconds.items():
+        low, _, high = quartiles([a / b for a, b in zip(own, first, strict=True)])
+        median = statistics.median(own)
+        found[name] = Timing(1000 * median, median / statistics.median(first), (low, high))
+    return found
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the first quartile, the median and the third quartile of one value or more."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def _seconds(run: Run) -> float:
@@ -136,8 +149,18 @@ def _seconds(run: Run) -> float:
 
 
 def cpu_name() -> str:
-    """Returns the processor's name."""
+    """Returns the processor's name; on Linux with its family, model and best vector instructions.
+
+    Names of servers' processors alone, such as AMD EPYC, leave open which generation they are of.
+    """
     info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found: dict[str, str] = {}
+    for line in info.read_text("utf-8").splitlines() if info.exists() else []:
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    known = found.get("flags", "").split()
+    best = next((name for name in VECTORS if name in known), "")
+    numbers = [f"{key} {found[key]}" for key in ("cpu family", "model") if key in found]
+    return f"{found['model name']} ({', '.join([*numbers, best] if best else numbers)})"
