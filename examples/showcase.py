@@ -1,53 +1,72 @@
-"""Makes the README's picture: photographs, and what the zoo's models do on them.
+"""Makes the README's picture: photographs, what is asked where, and what the networks answer.
 
 Run from the root of the repository: ``python examples/showcase.py``.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import ctnet
+from ctnet.prediction.colors import INK, task_colors
+from ctnet.prediction.legend import arranged, label_blocks
 
 HERE = Path(__file__).parent
-OUT = HERE.parent / "docs" / "showcase.png"
+OUT = HERE.parent / "docs" / "showcase.jpg"
+CELL = (330, 250)
+GAP = 12
+HEAD = 26
+FONT = 15
+TITLES = ("photograph", "palette: which task where", "composite, one pass")
+
+
+def around_a_cup() -> ctnet.Palette:
+    """Paints a palette by hand, as in the demo."""
+    return (
+        ctnet.Palette.single("normals", (400, 600))
+        .paint_polygon([(0, 0), (600, 0), (600, 60), (0, 150)], "edges")
+        .paint_circle((275, 185), 190, "saliency")
+    )
+
+
 ROWS = (
-    ("astronaut.jpg", ("R2", "mosaic", "single:parts", "single:normals")),
-    ("chelsea.jpg", ("R2", "mosaic", "single:saliency", "single:edges")),
+    ("astronaut.jpg", "ctn-r1", "auto"),
+    ("chelsea.jpg", "ctn-r2", "R2"),
+    ("coffee.jpg", "ctn-r1", around_a_cup()),
 )
-CELL = (300, 300)
-GAP = 8
-SEED = 42
-"""Of the mosaic: one that has four different tasks."""
+"""Photograph, network and palette of each row: proposed, by a rule, and painted by hand."""
 
 
-def cell(picture: Image.Image) -> Image.Image:
-    """Crops a picture around its center to the size of a cell."""
-    scale = max(CELL[0] / picture.width, CELL[1] / picture.height)
-    size = (round(picture.width * scale), round(picture.height * scale))
-    picture = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    left, top = (size[0] - CELL[0]) // 2, (size[1] - CELL[1]) // 2
-    return picture.crop((left, top, left + CELL[0], top + CELL[1]))
+def row(photograph: Path, model: str, palette: str | ctnet.Palette) -> list[Image.Image]:
+    """Draws photograph, palette, composite and legend."""
+    prediction = ctnet.load(model).predict(photograph, palette)
+    asked = task_colors(prediction.palette)[prediction.palette.ids]
+    mixed = np.rint(0.4 * prediction.image + 0.6 * asked).astype(np.uint8)
+    composite = prediction.side_by_side(0.9)
+    half = (composite.width // 2, 0, composite.width, composite.height)
+    pictures = [Image.fromarray(prediction.image), Image.fromarray(mixed), composite.crop(half)]
+    blocks = label_blocks(prediction.palette, prediction.labels, FONT)[1:]
+    legend = arranged(blocks, FONT, CELL[1], down=True)
+    return [*(ImageOps.fit(picture, CELL, centering=(0.5, 0.2)) for picture in pictures), legend]
 
 
 def main() -> None:
     """Draws the rows and writes the picture."""
-    columns = 1 + len(ROWS[0][1])
-    width = columns * (CELL[0] + GAP) - GAP
-    height = len(ROWS) * (CELL[1] + GAP) - GAP
-    sheet = Image.new("RGB", (width, height), "white")
-    general, semantic = ctnet.load("ctn-r1"), ctnet.load("ctn-r2")
-    for row, (file, palettes) in enumerate(ROWS):
-        photo = HERE / file
-        pictures = [Image.open(photo)]
-        for name in palettes:
-            model = semantic if name == "R2" else general
-            pictures.append(model.predict(photo, name, seed=SEED).draw())
-        for column, picture in enumerate(pictures):
-            sheet.paste(cell(picture), (column * (CELL[0] + GAP), row * (CELL[1] + GAP)))
-    OUT.parent.mkdir(exist_ok=True)
-    sheet.save(OUT)
-    print(OUT)
+    rows = [row(HERE / name, model, palette) for name, model, palette in ROWS]
+    lefts = [column * (CELL[0] + GAP) for column in range(4)]
+    width = lefts[3] + max(pictures[3].width for pictures in rows)
+    sheet = Image.new("RGB", (width, HEAD + len(rows) * (CELL[1] + GAP) - GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    for left, title in zip(lefts, TITLES, strict=False):
+        pen.text((left, 0), title, INK, font)
+    for number, pictures in enumerate(rows):
+        for left, picture in zip(lefts, pictures, strict=True):
+            sheet.paste(picture, (left, HEAD + number * (CELL[1] + GAP)))
+    sheet.save(OUT, quality=88, optimize=True)
+    print(f"{OUT}: {sheet.width} × {sheet.height}, {OUT.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

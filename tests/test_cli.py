@@ -62,7 +62,7 @@ def test_predict_writes_pictures_and_labels(model, photo, tmp_path, capsys):
     assert main([*arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     written = sorted(out.iterdir())
-    for name in ("composite.png", "overlay.png", "palette.png", "normals.npy"):
+    for name in ("composite.png", "overlay.png", "palette.png", "normals.npy", "normals_view.png"):
         path = out / f"photo_{name}"
         assert path in written
         assert str(path) in printed

@@ -188,8 +188,9 @@ def test_saved_labels_and_pictures(handlers, photo, tmp_path):
     palette = ctnet.Palette.load(handlers.download("page", "palette", one))
     wanted = ctnet.load("ctn-r1").predict(photo, palette, SIDE)
     with zipfile.ZipFile(handlers.download("page", "labels", one)) as file:
-        expected = {path.name for path in wanted.save(tmp_path, "photo").values()}
-        assert set(file.namelist()) == expected - {"photo_overlay.png"}
+        expected = {path.name for path in wanted.save(tmp_path, "photo", "labels").values()}
+        assert set(file.namelist()) == expected | {"photo_composite.png"}
+        wanted.save(tmp_path, "photo")
         for name in file.namelist():
             assert file.read(name) == (tmp_path / name).read_bytes()
     picture = Image.open(handlers.download("page", "picture", one))

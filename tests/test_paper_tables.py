@@ -8,8 +8,8 @@ import pytest
 from ctnet.evaluation.evaluate import EvalResult
 from ctnet.evaluation.results import read_results
 from tools.pages import update_tables_page
-from tools.paper_comparison import agreements, delta_m, reading
-from tools.paper_figures import MEASURES, PAPER_TABLES
+from tools.paper_comparison import answers, delta_m, reading, verdict
+from tools.paper_figures import MEASURES, PAPER_TABLES, QUESTIONS
 from tools.paper_tables import labels_table, paper_table
 
 FIGURES = {
@@ -19,7 +19,14 @@ FIGURES = {
     "normals": "mean",
     "saliency": "miou",
 }
-MARKS = (*(f"table-{n}" for n in (1, 2, 3, 4)), "reading", "labels", "trained", "complexity")
+MARKS = (
+    *(f"table-{n}" for n in (1, 2, 3, 4)),
+    "reading",
+    "study",
+    "labels",
+    "trained",
+    "complexity",
+)
 
 
 def make(model, rule, figures, distilled=(), **changes):
@@ -138,7 +145,8 @@ def test_results_of_other_photographs_do_not_compare(changes):
     figures = dict(zip(PAPER_TABLES[0].tasks, PAPER_TABLES[0].rows[1].paper, strict=True))
     results[1] = make("mhn-s", "S", figures, **changes)
     assert cells(PAPER_TABLES[0], results)["S MHN",][-1] == "– (−4.60)"
-    assert all("S MHN" not in (pair.first, pair.second) for pair in agreements(results))
+    asked = {(x.question.first, x.question.second) for x in answers(results)}
+    assert asked == {(2, 0), (4, 2), (4, 3), (4, 0)}, "row 1 is S MHN"
 
 
 def test_labels_that_are_not_all_true_have_an_asterisk():
@@ -154,36 +162,41 @@ def test_labels_that_are_not_all_true_have_an_asterisk():
 
 def test_the_papers_figures_agree_with_themselves():
     for number in (1, 2, 3, 4):
-        found = agreements(as_paper(number))
-        assert len(found) == len(PAPER_TABLES[number - 1].pairs)
-        for pair in found:
-            assert (pair.delta is None) == (number == 4)
-            for entry in (pair.delta, *pair.tasks):
-                if entry is not None:
-                    assert entry.verdict in ("same", "tie")
-                    assert entry.ours == pytest.approx(entry.paper, abs=0.03)
+        found = answers(as_paper(number))
+        assert [x.question for x in found] == [x for x in QUESTIONS if x.table == number]
+        for answer in found:
+            assert answer.ours == pytest.approx(answer.paper, abs=1e-6)
+            assert verdict(*answer.means) in ("same", "tie")
 
 
-def test_a_reversed_order_has_the_other_sign():
+def test_questions_name_rows_of_their_table():
+    for question in QUESTIONS:
+        rows = PAPER_TABLES[question.table - 1].rows
+        assert rows[question.first].rule and rows[question.second].rule
+        assert question.first != question.second
+
+
+def test_the_opposite_answer():
     tasks = PAPER_TABLES[1].tasks
     worse = dict.fromkeys(tasks, 40.0)
     better = worse | {"normals": 36.0, "seg": 44.0, "edges": 40.1}
     results = [make("ctn-r1", "R2", worse), make("ctn-r2", "R2", better)]
-    (pair,) = agreements(results)
-    assert (pair.first, pair.second, pair.delta) == ("R2 CTN", "R1 CTN", None)
-    # The paper: edges, segmentation and parts gain, normals and saliency lose.
-    verdicts = {entry.name: entry.verdict for entry in pair.tasks}
-    assert verdicts == {
-        "Edge": "tie", "SemSeg": "same", "Parts": "tie", "Normals": "other", "Sal": "tie",
-    }  # fmt: skip
+    (answer,) = answers(results)
+    assert answer.question.text == "Does CTN gain under R2 from training on R2?"
+    # Lower is better for normals, which lose in the paper.
+    assert answer.ours == pytest.approx((0.25, 10, 0, 10, 0))
+    assert [verdict(*x) for x in zip(answer.ours, answer.paper, strict=True)] == [
+        "tie", "same", "tie", "other", "tie",
+    ]  # fmt: skip
+    paper = (11.08, 10.39, 22.24, -10.15, -4.83)
+    assert answer.paper == pytest.approx(paper, abs=0.01)
     text = reading(results)
-    assert "Delta_m is not comparable yet" in text
-    assert "single tasks have the paper's sign in 1 of 5 cases, the other in 1, a tie in 3." in text
-    assert text.endswith("| 2 | R2 CTN | R1 CTN | – | SemSeg | Normals | Edge, Parts, Sal |")
+    assert "Of the 1 questions below, 1 have the paper's answer here, 0 the opposite one" in text
+    assert text.endswith(f"| +{sum(paper) / 5:.1f} % | +4.1 % | 1 of 5 |")
 
 
 def test_reading_of_nothing():
-    assert agreements([]) == []
+    assert answers([]) == []
     assert "No two rows" in reading([make("ctn-r1", "S", {"seg": 1.0})])
 
 
@@ -210,6 +223,13 @@ def test_the_page_is_written_between_its_marks(tmp_path):
     for table in PAPER_TABLES:
         assert paper_table(table, read_results(tmp_path)) in text
     assert "python -m benchmarks complexity" in text
+    assert "Not run yet." in text
+    make("ctn-r1", "R2", figures).save(tmp_path / "study")
+    update_tables_page(page, tmp_path)
+    text = page.read_text()
+    study = text.partition("<!-- study: begin -->")[2].partition("<!-- study: end -->")[0]
+    assert "**Table 2, tested on R2" in study and "Table 1" not in study
+    assert study.count("| R1 CTN |") == 1 and "R2 CTN" not in study
     update_tables_page(page, tmp_path)
     assert page.read_text() == text
 

@@ -14,6 +14,7 @@ from ctnet.labels import class_anchors, decode, task_values
 from ctnet.models.base import CompositeModel, create
 from ctnet.models.config import ModelConfig
 from ctnet.palette import Palette
+from ctnet.prediction.colors import colorize
 from ctnet.rules import RULES, get_rule
 from ctnet.tasks import DEFAULT_TASKS, TASKS, VOC_CLASSES, get_task
 
@@ -435,7 +436,8 @@ def test_save(photo, tmp_path):
     prediction = model.predict(photo(60, 90), "random", long_side=45)
     folder = tmp_path / "new" / "out"
     paths = prediction.save(folder)
-    assert set(paths) == {"composite", "overlay", "palette", *DEFAULT_TASKS}
+    views = {"edges_view", "saliency_view", "normals_view"}
+    assert set(paths) == {"composite", "overlay", "palette", *DEFAULT_TASKS} | views
     assert {path.name for path in folder.iterdir()} == {path.name for path in paths.values()}
     assert paths["composite"].name == "image_composite.png"
     assert Palette.load(paths["palette"]) == prediction.palette
@@ -457,11 +459,17 @@ def test_save(photo, tmp_path):
     assert Image.open(paths["composite"]).size == (90, 60)
     assert prediction.draw().tobytes() == Image.open(paths["composite"]).tobytes()
     assert prediction.overlay().tobytes() == Image.open(paths["overlay"]).tobytes()
+    for name in ("edges", "saliency", "normals"):
+        seen, values = np.array(Image.open(paths[f"{name}_view"])), prediction.labels[name]
+        asked = prediction.palette.mask(name)
+        np.testing.assert_array_equal(seen[asked], colorize(values[asked], TASKS[name]))
+        # "No" and "not asked" differ: the hatch is of two light grays.
+        assert {tuple(color) for color in seen[~asked]} <= {(238, 238, 238), (214, 214, 214)}
 
 
 def test_save_writes_only_what_was_asked(constant, photo, tmp_path):
     paths = constant.predict(photo(6, 5), "single:edges").save(tmp_path, "cat")
-    assert set(paths) == {"composite", "overlay", "palette", "edges"}
+    assert set(paths) == {"composite", "overlay", "palette", "edges", "edges_view"}
     assert paths["edges"] == tmp_path / "cat_edges.png"
 
 

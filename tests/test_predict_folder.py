@@ -59,8 +59,11 @@ def test_processes_write_what_one_process_writes(checkpoint, photos, tmp_path, c
     ("files", "expected"),
     [
         ("labels", {"normals.npy", "palette.png"}),
-        ("pictures", {"composite.png", "overlay.png"}),
-        ("all", {"normals.npy", "palette.png", "composite.png", "overlay.png"}),
+        ("pictures", {"composite.png", "overlay.png", "normals_view.png"}),
+        (
+            "all",
+            {"normals.npy", "palette.png", "composite.png", "overlay.png", "normals_view.png"},
+        ),
     ],
 )
 def test_files(checkpoint, photos, tmp_path, files, expected):

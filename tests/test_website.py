@@ -85,7 +85,7 @@ def test_broken_links_of_a_site_are_found(tmp_path):
 
 def test_formulas_become_mathml():
     text = with_formulas("so $a_i$ is\n\n$$\nb = c\n$$\n\n```\n$x$ and $y$\n```\n")
-    assert text.count("<math") == 2 and '<div class="formula">' in text
+    assert text.count("<math") == 2 and '<div class="formula" tabindex="0">' in text
     assert "$x$ and $y$" in text
 
 
@@ -103,6 +103,10 @@ def test_each_command_has_its_help():
     text = commands()
     for name in ("predict", "palette make", "export", "finetune"):
         assert f"## ctnet {name}\n" in text
+    row = "| `--long-side LONG_SIDE` | working size in pixels | 320 |"
+    assert row in text
+    assert "| `--config CONFIG`, `--recipe` |" in text and "| required |" in text
+    assert "default:" not in text
 
 
 def test_docstrings_become_markdown():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ctnet.evaluation.results import read_results
@@ -12,6 +13,9 @@ from tools.paper_comparison import reading
 from tools.paper_figures import PAPER_TABLES
 from tools.paper_tables import labels_table, paper_table
 from tools.result_tables import metrics_table, palette_table, readings_table, training_table
+
+STUDY = "study"
+"""Folder of results with those of networks that trained alike."""
 
 READ_TWICE = ("ctn-r1", "ctn-r2")
 """Models whose figures by eq. 5 the README shows below those by label tables."""
@@ -48,9 +52,10 @@ def update_tables_page(page: str | Path, results: str | Path) -> None:
     """Rewrites the tables in ``docs/tables.md``.
 
     Args:
-        page: Markdown file with marks ``table-1`` to ``table-4``, ``reading``, ``labels``,
-            ``trained`` and ``complexity``.
-        results: Folder of the results of ``ctnet eval`` and ``python -m benchmarks complexity``.
+        page: Markdown file with marks ``table-1`` to ``table-4``, ``reading``, ``study``,
+            ``labels``, ``trained`` and ``complexity``.
+        results: Folder of the results of ``ctnet eval`` and ``python -m benchmarks complexity``;
+            its folder ``study`` has those of the recipes ``study/NAME``.
 
     Raises:
         FileNotFoundError: If the page or all results of ``ctnet eval`` are missing.
@@ -59,6 +64,7 @@ def update_tables_page(page: str | Path, results: str | Path) -> None:
     path, found = Path(page), read_results(results)
     blocks = {f"table-{table.number}": paper_table(table, found) for table in PAPER_TABLES}
     blocks["reading"] = reading(found)
+    blocks["study"] = _study(Path(results) / STUDY)
     blocks["labels"] = labels_table(found)
     blocks["trained"] = training_table([model_info(name) for name in list_models()])
     costs = Path(results) / COMPLEXITY_FILE
@@ -71,6 +77,20 @@ def update_tables_page(page: str | Path, results: str | Path) -> None:
     for name, content in blocks.items():
         text = replace_marked(text, name, content)
     path.write_text(text, "utf-8")
+
+
+def _study(folder: Path) -> str:
+    """Writes the tables of networks that trained alike, as far as they are measured."""
+    if not folder.is_dir():
+        return "Not run yet."
+    found = read_results(folder)
+    measured = {(result.model, result.rule) for result in found}
+    tables = [
+        paper_table(replace(table, rows=rows), found)
+        for table in PAPER_TABLES
+        if (rows := tuple(row for row in table.rows if (row.model, row.rule) in measured))
+    ]
+    return "\n\n".join([*tables, reading(found)])
 
 
 def rewrite_marked(path: Path, name: str, content: str) -> None:

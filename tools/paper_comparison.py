@@ -1,7 +1,7 @@
-"""Compare the zoo with the paper's tables: gains, Delta_m, and whether orderings agree.
+"""Compare the zoo with the paper's tables: gains, Delta_m, and answers to the same questions.
 
-The data sets differ, so the pattern compares, not the numbers: :func:`reading` says which pairs of
-rows are ordered as in the paper.
+The data sets differ, so the pattern compares, not the numbers: :func:`reading` answers what the
+paper's tables answer.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ctnet.evaluation.evaluate import EvalResult
-from tools.paper_figures import MEASURES, PAPER_TABLES, PaperTable, Row
+from tools.paper_figures import MEASURES, PAPER_TABLES, QUESTIONS, PaperTable, Question, Row
 
 TIE = 0.5
-"""Differences below this, in % (of a figure) or points (of Delta_m), count as ties."""
+"""Gains below this, in %, count as ties."""
 
 Figures = Mapping[str, float]
 """Figures by task, in the paper's units."""
@@ -94,116 +94,83 @@ def _same_data(a: EvalResult, b: EvalResult) -> bool:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The difference between two rows, here and in the paper; positive is better.
+class Answer:
+    """The first row of a question's table over the second, here and in the paper.
 
     Attributes:
-        name: A column's head, or ``Delta_m``.
-        ours: Our difference: % of the second row's figure, points of Delta_m.
-        paper: The paper's difference.
+        question: The question.
+        ours: Gain of each task that both rows have here, in %.
+        paper: The paper's gains of these tasks.
     """
 
-    name: str
-    ours: float
-    paper: float
+    question: Question
+    ours: tuple[float, ...]
+    paper: tuple[float, ...]
 
     @property
-    def verdict(self) -> str:
-        """``same`` or ``other`` sign, or ``tie`` if either difference is below ``TIE``."""
-        if min(abs(self.ours), abs(self.paper)) < TIE:
-            return "tie"
-        return "same" if (self.ours > 0) == (self.paper > 0) else "other"
+    def means(self) -> tuple[float, float]:
+        """Our mean gain over the tasks, and the paper's."""
+        count = len(self.ours)
+        return sum(self.ours) / count, sum(self.paper) / count
+
+    @property
+    def agreeing(self) -> int:
+        """Number of tasks whose gain has the paper's sign."""
+        return [verdict(*gains) for gains in zip(self.ours, self.paper, strict=True)].count("same")
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Two rows of a table compared, here and in the paper.
-
-    Attributes:
-        table: Number of the table.
-        first: Title of the first row.
-        second: Title of the second row.
-        delta: Difference of Delta_m, None if a baseline is missing.
-        tasks: Differences by task.
-    """
-
-    table: int
-    first: str
-    second: str
-    delta: Comparison | None
-    tasks: tuple[Comparison, ...]
+def verdict(ours: float, paper: float) -> str:
+    """Says whether two gains have the ``same`` or the ``other`` sign, or either is a ``tie``."""
+    if min(abs(ours), abs(paper)) < TIE:
+        return "tie"
+    return "same" if (ours > 0) == (paper > 0) else "other"
 
 
-def agreements(results: Sequence[EvalResult]) -> list[Agreement]:
-    """Compares the pairs of rows in Tables 1 to 4 where both are measured."""
+def answers(results: Sequence[EvalResult]) -> list[Answer]:
+    """Answers the questions whose rows are both measured, on the same photographs."""
     found = Measured(results)
-    compared = []
-    for table in PAPER_TABLES:
-        for pair in table.pairs:
-            agreement = _agreement(found, table, *(table.rows[number] for number in pair))
-            if agreement is not None:
-                compared.append(agreement)
-    return compared
-
-
-def _agreement(found: Measured, table: PaperTable, first: Row, second: Row) -> Agreement | None:
-    a, b = found.result(first), found.result(second)
-    if a is None or b is None or not _same_data(a, b):
-        return None
-    ours = figures_of(a), figures_of(b)
-    tasks = [task for task in table.tasks if task in ours[0] and ours[1].get(task)]
-    if not tasks:
-        return None
-    papers = [dict(zip(table.tasks, row.paper, strict=True)) for row in (first, second)]
-    compared = zip(tasks, gains(*ours, tasks), gains(papers[0], papers[1], tasks), strict=True)
-    deltas = found.delta(table, first), found.delta(table, second)
-    delta = None
-    if None not in (*deltas, first.paper_delta, second.paper_delta):
-        paper = (first.paper_delta or 0.0) - (second.paper_delta or 0.0)
-        delta = Comparison("Delta_m", (deltas[0] or 0.0) - (deltas[1] or 0.0), paper)
-    return Agreement(
-        table.number,
-        first.title,
-        second.title,
-        delta,
-        tuple(Comparison(MEASURES[task].head.split()[0], x, y) for task, x, y in compared),
-    )
+    answered = []
+    for question in QUESTIONS:
+        table = PAPER_TABLES[question.table - 1]
+        first, second = table.rows[question.first], table.rows[question.second]
+        a, b = found.result(first), found.result(second)
+        if a is None or b is None or not _same_data(a, b):
+            continue
+        ours = figures_of(a), figures_of(b)
+        tasks = [task for task in table.tasks if task in ours[0] and ours[1].get(task)]
+        if tasks:
+            papers = [dict(zip(table.tasks, row.paper, strict=True)) for row in (first, second)]
+            answered.append(
+                Answer(question, gains(*ours, tasks), gains(papers[0], papers[1], tasks))
+            )
+    return answered
 
 
 def reading(results: Sequence[EvalResult]) -> str:
-    """Says in Markdown which pairs of rows are ordered as in the paper."""
-    compared = agreements(results)
-    if not compared:
+    """Says in Markdown what the tables answer, here and in the paper."""
+    answered = answers(results)
+    if not answered:
         return "No two rows of a table are measured yet."
+    found = [verdict(*answer.means) for answer in answered]
     lines = [
-        f"Of {len(compared)} pairs of rows, Delta_m "
-        f"{_tally('has', [x.delta for x in compared if x.delta])}; single tasks "
-        f"{_tally('have', [task for x in compared for task in x.tasks])}.",
+        f"Of the {len(found)} questions below, {found.count('same')} have the paper's answer here, "
+        f"{found.count('other')} the opposite one, and {found.count('tie')} are open: a gain below "
+        f"{TIE} %, here or in the paper, says nothing.",
         "",
-        "| Table | First row | Second row | Delta_m | As in the paper | The other way | Tie |",
-        "|---|---|---|---|---|---|---|",
+        "| Table | Question | Gain in the paper | Gain here | Tasks as in the paper |",
+        "|---|---|---|---|---|",
     ]
-    for pair in compared:
-        tasks = [
-            ", ".join(task.name for task in pair.tasks if task.verdict == verdict) or "–"
-            for verdict in ("same", "other", "tie")
-        ]
-        delta = "–"
-        if pair.delta:
-            delta = f"{signed(pair.delta.ours)} ({signed(pair.delta.paper)})"
-        cells = (str(pair.table), pair.first, pair.second, delta, *tasks)
+    for answer in answered:
+        ours, paper = answer.means
+        cells = (
+            str(answer.question.table),
+            answer.question.text,
+            f"{signed(paper)} %",
+            f"{signed(ours)} %",
+            f"{answer.agreeing} of {len(answer.ours)}",
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _tally(verb: str, compared: Sequence[Comparison]) -> str:
-    if not compared:
-        return "is not comparable yet"
-    count = {v: sum(x.verdict == v for x in compared) for v in ("same", "other", "tie")}
-    return (
-        f"{verb} the paper's sign in {count['same']} of {len(compared)} cases, the other in "
-        f"{count['other']}, a tie in {count['tie']}"
-    )
 
 
 def signed(value: float, digits: int = 1) -> str:

@@ -73,7 +73,6 @@ class PaperTable:
         heads: Heads of the columns that name a row.
         tasks: Tasks in the order of the columns.
         rows: Rows of the table.
-        pairs: Pairs of row numbers to compare, the first row against the second.
     """
 
     number: int
@@ -81,7 +80,6 @@ class PaperTable:
     heads: tuple[str, ...]
     tasks: tuple[str, ...]
     rows: tuple[Row, ...]
-    pairs: tuple[tuple[int, int], ...]
 
 
 def _system_rows(rule: str, *rows: tuple[str, str, tuple[float, ...], float]) -> tuple[Row, ...]:
@@ -104,7 +102,6 @@ PAPER_TABLES = (
             ("R1 MHN", "mhn-r1", (67.70, 61.64, 52.84, 16.40, 67.70), -4.71),
             ("R1 CTN", "ctn-r1", (68.60, 62.45, 52.59, 16.93, 67.81), -4.93),
         ),
-        ((1, 0), (2, 0), (4, 2), (4, 3), (4, 0)),
     ),
     PaperTable(
         2,
@@ -122,7 +119,6 @@ PAPER_TABLES = (
             ("R2 MHN", "mhn-r2", (64.40, 83.71, 58.44, 17.44, 67.02), -3.87),
             ("R2 CTN", "ctn-r2", (69.20, 84.70, 59.74, 18.12, 67.95), -2.37),
         ),
-        ((4, 3), (5, 2), (6, 3), (7, 4), (7, 5), (7, 6), (7, 0)),
     ),
     PaperTable(
         3,
@@ -136,7 +132,6 @@ PAPER_TABLES = (
             Row(("R2", "R2"), "ctn-r2", "R2", (69.20, 59.74, 18.12, 67.95), 0.0, "ctn-r2"),
             Row(("R2→R3", "R2"), "ctn-r2-r3", "R2", (69.40, 60.84, 17.95, 68.31), 0.90, "ctn-r2"),
         ),
-        ((1, 0), (2, 1), (2, 0), (4, 3)),
     ),
     PaperTable(
         4,
@@ -149,7 +144,49 @@ PAPER_TABLES = (
             Row(("Rrnd", "Rrnd"), "ctn-rnd", "Rrnd", (59.58, 52.28, 17.16, 67.60)),
             Row(("Rrnd", "S"), "ctn-rnd", "S", (52.26, 51.88, 22.65, 65.34)),
         ),
-        ((1, 0), (2, 1), (3, 0), (3, 2)),
     ),
 )
 """Tables 1 to 4 of the paper (Popovic et al., CVPR 2021) on PASCAL-MT."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that two rows of a table answer.
+
+    Attributes:
+        text: The question: is the first row better than the second?
+        table: Number of the table.
+        first: Number of the first row, from 0.
+        second: Number of the second row.
+    """
+
+    text: str
+    table: int
+    first: int
+    second: int
+
+
+QUESTIONS = (
+    Question("Does a shared encoder help over a network a task, trained on S?", 1, 1, 0),
+    Question("Do mosaics help a network a task over single tasks?", 1, 2, 0),
+    Question("Trained on mosaics, is CTN better than a network a task?", 1, 4, 2),
+    Question("Trained on mosaics, is CTN better than a shared encoder?", 1, 4, 3),
+    Question("Is CTN trained on mosaics better than a network a task trained on S?", 1, 4, 0),
+    Question("Trained on mosaics, is CTN better under R2 than a shared encoder?", 2, 4, 3),
+    Question("Does a network a task gain under R2 from training on R2?", 2, 5, 2),
+    Question("Does a shared encoder gain under R2 from training on R2?", 2, 6, 3),
+    Question("Does CTN gain under R2 from training on R2?", 2, 7, 4),
+    Question("Trained on R2, is CTN better under R2 than a network a task?", 2, 7, 5),
+    Question("Trained on R2, is CTN better under R2 than a shared encoder?", 2, 7, 6),
+    Question("Under R3, is CTN trained on R2 as good as one trained on R3?", 3, 1, 0),
+    Question("Does further training on R3 help the one trained on R2, under R3?", 3, 2, 1),
+    Question("Is it then as good under R3 as one trained on R3 alone?", 3, 2, 0),
+    Question("Does it keep what it knew under R2?", 3, 4, 3),
+    Question("Trained on mosaics, does CTN do random palettes as well as single tasks?", 4, 1, 0),
+    Question("Does training on random palettes help there?", 4, 2, 1),
+    Question(
+        "Trained on random palettes, is CTN as good on single tasks as with mosaics?", 4, 3, 0
+    ),
+    Question("Does it do single tasks better than random palettes?", 4, 3, 2),
+)
+"""What the paper's tables answer, as comparisons of two rows."""

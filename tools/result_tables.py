@@ -43,6 +43,31 @@ def metrics_table(results: Sequence[EvalResult], by_anchors: Sequence[EvalResult
     return "\n".join(lines)
 
 
+def overview_table(models: Sequence[ModelInfo], results: Sequence[EvalResult]) -> str:
+    """Builds a Markdown table with a row per model, tested under S or else the rule it learned.
+
+    Args:
+        models: The models; each links to the section of its name.
+        results: Results of ``ctnet eval``.
+    """
+    found = by_row(results)
+    heads = ["Model", "Trained on", "Tested on", "Parameters", "Size", *COLUMNS.values()]
+    lines = [f"| {' | '.join([*heads, 'Palette mIoU ↑'])} |", "|---" * (len(heads) + 1) + "|"]
+    for info in models:
+        result = found.get((info.name, "S")) or found.get((info.name, info.rule))
+        size = sum(file.size for file in info.files.values()) / 1e6
+        cells = [
+            f"[`{info.name}`](#{info.name})",
+            info.rule,
+            "–" if result is None else result.rule,
+            f"{info.parameters / 1e6:.1f} M",
+            f"{size:.0f} MB",
+            *("–" if result is None else _cell(result, task) for task in (*COLUMNS, PALETTE)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def readings_table(results: Sequence[EvalResult], by_anchors: Sequence[EvalResult]) -> str:
     """Builds a Markdown table of mIoU by label table and by eq. 5, with bootstrap intervals."""
     lines = ["| Model | Rule | Task | Label table | Eq. 5 |", "|---|---|---|---|---|"]
@@ -104,5 +129,5 @@ def _interval(result: EvalResult, task: str) -> str:
 def _cell(result: EvalResult, task: str) -> str:
     if task not in result.scores:
         return "–"
-    digits = 3 if HEADLINE[task] == "ods_f" else 1
+    digits = 3 if HEADLINE.get(task) == "ods_f" else 1
     return f"{result.headline(task):.{digits}f}{label_mark(result, task)}"

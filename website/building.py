@@ -22,7 +22,7 @@ from website.notebooks import FOLDER, to_page
 
 ROOT = Path(__file__).parent.parent
 CONFIG = Path(__file__).with_name("zensical.toml")
-STYLE = Path(__file__).with_name("site.css")
+ASSETS = tuple(map(Path(__file__).with_name, ("site.css", "iframe-worker.js")))
 GENERATORS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "losses": losses,
@@ -96,7 +96,8 @@ def stage(docs: Path) -> None:
     for source, place in links.needed.items():
         (docs / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / source, docs / place)
-    shutil.copy(STYLE, docs)
+    for asset in ASSETS:
+        shutil.copy(asset, docs)
 
 
 def _included_sections(pages: dict[str, str]) -> dict[str, str]:

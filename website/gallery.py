@@ -10,7 +10,7 @@ from ctnet.evaluation.results import read_results
 from ctnet.zoo.default_card import usage
 from ctnet.zoo.locate import EMBEDDED
 from ctnet.zoo.manifest import ModelInfo, list_models, model_info
-from tools.result_tables import metrics_table, palette_table
+from tools.result_tables import metrics_table, overview_table, palette_table
 
 PICTURES = "docs/models"
 """Where the pictures of the cards are in the repository."""
@@ -44,16 +44,17 @@ import ctnet
 
 
 def gallery(results: Path) -> str:
-    """Writes a card for each model of the zoo.
+    """Writes a table of all models of the zoo, and a card for each.
 
     Args:
         results: Folder of what ``ctnet eval`` measured.
     """
     measured = read_results(results)
-    return "\n".join(
-        _card(model_info(name), [result for result in measured if result.model == name])
-        for name in list_models()
-    )
+    models = [model_info(name) for name in list_models()]
+    cards = [
+        _card(info, [result for result in measured if result.model == info.name]) for info in models
+    ]
+    return "\n".join([overview_table(models, measured), "", *cards])
 
 
 def caption(info: ModelInfo) -> str:

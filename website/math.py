@@ -17,7 +17,10 @@ def with_formulas(text: str) -> str:
 
     def change(part: str) -> str:
         part = _BLOCK.sub(
-            lambda m: f'<div class="formula">{convert(m[1].strip(), display="block")}</div>', part
+            lambda m: (
+                f'<div class="formula" tabindex="0">{convert(m[1].strip(), display="block")}</div>'
+            ),
+            part,
         )
         # Within a span: Markdown takes a line that begins with <math> for a paragraph of its own.
         return _INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ QUALITY = 78
 TIMEOUT = 300
 """Seconds that a cell may take."""
 
+ALT = "alt"
+"""Key of a cell's metadata that says what its picture shows."""
+
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -46,15 +50,23 @@ class Page:
     pictures: Mapping[str, bytes]
 
 
-def execute(path: Path) -> Any:
-    """Runs a notebook from top to bottom in its own folder, and returns it with its outputs.
+def execute(path: Path, check: str = "") -> Any:
+    """Runs a notebook from top to bottom, in a copy of its place, and returns it with its outputs.
+
+    Args:
+        path: The notebook, whose folder lies in that of the examples.
+        check: Code to run after it.
 
     Raises:
         nbclient.exceptions.CellExecutionError: If a cell raises.
     """
     notebook = nbformat.read(path, as_version=4)
-    place = {"metadata": {"path": str(path.parent)}}
+    if check:
+        notebook.cells.append(nbformat.v4.new_code_cell(check))
     with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "examples"
+        shutil.copytree(path.parents[1], copy, ignore=shutil.ignore_patterns("out"))
+        place = {"metadata": {"path": str(copy / path.parent.name)}}
         # By sockets of the file system: no port is opened. The client makes the manager from this,
         # and so ends the kernel; it would leave one that it is given running.
         settings = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
@@ -71,7 +83,7 @@ def refresh(path: Path) -> None:
     notebook.metadata = nbformat.from_dict(_METADATA)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
-        cell.metadata = nbformat.from_dict({})
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == ALT})
         if cell.cell_type == "code":
             cell.outputs = [light for light in map(_light, cell.outputs) if light is not None]
             cell.execution_count = None
@@ -119,7 +131,7 @@ def to_page(path: Path, rewrite: Callable[[str], str]) -> Page:
             if "image/jpeg" in data:
                 name = f"{path.stem}-{len(pictures)}.jpg"
                 pictures[name] = base64.b64decode(data["image/jpeg"])
-                parts.append(f"![What the cell above shows]({name})")
+                parts.append(f"![{cell.metadata[ALT]}]({name})")
             else:
                 text = output.get("text") or data.get("text/plain", "")
                 parts.append(f"``` {{ .text .output }}\n{text.rstrip()}\n```")

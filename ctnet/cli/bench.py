@@ -19,7 +19,9 @@ def add_commands(commands: Commands) -> None:
         "ctnet bench ctn-r1 --sides 256 512 --batches 1 4 --out bench.png",
         _bench,
     )
-    bench.add_argument("model", nargs="?", default=defaults.MODEL, help="default: %(default)s")
+    bench.add_argument(
+        "model", nargs="?", default=defaults.MODEL, help="the model (default: %(default)s)"
+    )
     bench.add_argument(
         "--palette", default="R1", help="R1, Rrnd or single:TASK (default: %(default)s)"
     )
@@ -29,12 +31,19 @@ def add_commands(commands: Commands) -> None:
         nargs="+",
         default=[128, 256, 512],
         metavar="PIXELS",
-        help="default: 128 256 512",
+        help="sides of the images in pixels (default: 128 256 512)",
     )
     bench.add_argument(
-        "--batches", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="default: 1 2 4"
+        "--batches",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4],
+        metavar="N",
+        help="images of a batch (default: 1 2 4)",
     )
-    bench.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    bench.add_argument(
+        "--rounds", type=int, default=5, help="times that each is run (default: %(default)s)"
+    )
     bench.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own)")
     add_device(bench)
     bench.add_argument("--compile", action="store_true", help="torch.compile the look-up")

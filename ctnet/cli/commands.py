@@ -104,7 +104,9 @@ def whole_number(text: str) -> int:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds ``--data`` and its default."""
-    parser.add_argument("--data", default="~/data/compositemt", help="default: %(default)s")
+    parser.add_argument(
+        "--data", default="~/data/compositemt", help="folder of the data set (default: %(default)s)"
+    )
 
 
 def add_layout(parser: argparse.ArgumentParser) -> None:

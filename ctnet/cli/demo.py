@@ -32,7 +32,9 @@ def add_commands(commands: Commands) -> None:
         help="address to listen on; 0.0.0.0 lets other machines connect (default: %(default)s, "
         "this machine only)",
     )
-    demo.add_argument("--port", type=int, help="default: the first free port from 7860 on")
+    demo.add_argument(
+        "--port", type=int, help="port to listen on (default: the first free one from 7860 on)"
+    )
     add_long_side(demo)
     add_device(demo)
     demo.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")

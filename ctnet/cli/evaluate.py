@@ -37,9 +37,14 @@ def add_commands(commands: Commands) -> None:
         "--split",
         default="val",
         choices=("train", "held-in", "held-out", "val"),
-        help="default: %(default)s",
+        help="part of the data set (default: %(default)s)",
     )
-    evaluate.add_argument("--out", type=Path, default=Path("results"), help="default: %(default)s/")
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        help="folder of the result (default: %(default)s/)",
+    )
     evaluate.add_argument("--name", help="name of the model in the result (default: its own)")
     evaluate.add_argument("--limit", type=int, help="use at most this many images per task")
     evaluate.add_argument(
@@ -71,7 +76,9 @@ def add_commands(commands: Commands) -> None:
     add_model(tables)
     add_data(tables)
     add_layout(tables)
-    tables.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all with classes")
+    tables.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="tasks to count (default: all with classes)"
+    )
     tables.add_argument(
         "--rule",
         default="R2",

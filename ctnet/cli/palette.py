@@ -52,7 +52,7 @@ def add_commands(commands: Commands) -> None:
         metavar="PHOTO",
         help="photograph; --model segments it for the rule",
     )
-    _add_model(make, f"network that segments (default: {SEGMENTER}) and whose task ids are used")
+    _add_model(make, f"network that segments and whose task ids are used (default: {SEGMENTER})")
     add_long_side(make)
     add_device(make)
     add_seed(make)

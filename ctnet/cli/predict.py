@@ -48,7 +48,7 @@ def add_commands(commands: Commands) -> None:
         "'photos/*.jpg'; folders and patterns are read in natural order",
     )
     predict.add_argument("--recursive", action="store_true", help="search subfolders too")
-    predict.add_argument("--model", default=defaults.MODEL, help="default: %(default)s")
+    predict.add_argument("--model", default=defaults.MODEL, help="the model (default: %(default)s)")
     predict.add_argument(
         "--palette",
         default=defaults.PALETTE,
@@ -56,7 +56,9 @@ def add_commands(commands: Commands) -> None:
         "auto, the palette network's proposal; R2 and R3 use the model's own segmentation "
         "(default: %(default)s)",
     )
-    predict.add_argument("--out", type=Path, default=Path("out"), help="default: %(default)s/")
+    predict.add_argument(
+        "--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s/)"
+    )
     predict.add_argument(
         "--existing",
         choices=("replace", "skip", "fail"),
@@ -88,7 +90,10 @@ def add_commands(commands: Commands) -> None:
     add_device(predict)
     engine = predict.add_argument_group("many machines (extra [ray])")
     engine.add_argument(
-        "--engine", choices=("local", "ray"), default="local", help="default: %(default)s"
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="this machine, or a Ray cluster (default: %(default)s)",
     )
     engine.add_argument("--address", help="of a Ray cluster; without it one is started here")
     engine.add_argument(

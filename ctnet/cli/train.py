@@ -32,7 +32,11 @@ def add_commands(commands: Commands) -> None:
     train.add_argument(
         "--encoder-weights", help="file of ImageNet weights, instead of downloading them"
     )
-    train.add_argument("--out", type=Path, help="default: runs/NAME; a run there is resumed")
+    train.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the run; one that is there is resumed (default: runs/NAME)",
+    )
     _add_overrides(train)
     _add_processes(train)
     train.add_argument(
@@ -88,7 +92,12 @@ def add_commands(commands: Commands) -> None:
         _train_zoo,
     )
     zoo.add_argument("--data", help="folder of the data set")
-    zoo.add_argument("--out", type=Path, default=Path("runs/zoo"), help="default: %(default)s/")
+    zoo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/zoo"),
+        help="folder of the runs (default: %(default)s/)",
+    )
     zoo.add_argument("--only", nargs="+", metavar="NAME", help="train only these")
     _add_overrides(zoo)
 

@@ -46,6 +46,16 @@ def draw_composite(palette: Palette, labels: Labels) -> Image.Image:
     return Image.fromarray(canvas)
 
 
+def draw_task(palette: Palette, labels: Labels, task: str) -> Image.Image:
+    """Draws the labels of one task in its colors, hatched where it is not asked for.
+
+    Returns:
+        RGB picture of the image's own size.
+    """
+    ids = np.where(palette.mask(task), palette.ids, np.uint8(IGNORE))
+    return Image.fromarray(_paint(Palette(ids, palette.tasks), {task: labels[task]}))
+
+
 def overlay(image: RGB, palette: Palette, labels: Labels, alpha: float = ALPHA) -> Image.Image:
     """Draws the composite over the photograph, with its legend beside or below it.
 

@@ -119,14 +119,17 @@ class Prediction:
         The files are NAME_composite.png, NAME_overlay.png, NAME_palette.png (indexed, task ids)
         and one for each task asked for: classes as an indexed PNG of class ids (255 = not asked),
         probabilities as a 16-bit PNG (0 to 65535), normals as a float32 .npy (H,W,3).
+        NAME_TASK_view.png shows probabilities and normals in colors, hatched where not asked.
 
         Args:
             directory: Folder, made if missing; files of the same names are replaced.
             name: Stem of the files, the prediction's own name where None.
-            files: ``labels`` (and the palette), ``pictures`` (composite and overlay), or ``all``.
+            files: ``labels`` (and the palette), ``pictures`` (composite, overlay and views), or
+                ``all``.
 
         Returns:
-            The paths by content: ``composite``, ``overlay``, ``palette`` and task names.
+            The paths by content: ``composite``, ``overlay``, ``palette``, task names and
+            ``TASK_view``.
 
         Raises:
             ValueError: If the name is no plain file name, the folder is a file, or ``files`` is
@@ -144,6 +147,8 @@ class Prediction:
         kept = result_paths(directory, name, tuple(self.labels), files)
         for task in [task for task in self.labels if task in kept]:
             _save_label(kept[task], get_task(task), self.labels[task])
+        for task in [task for task in self.labels if f"{task}_view" in kept]:
+            save_png(drawing.draw_task(self.palette, self.labels, task), kept[f"{task}_view"])
         # LAST is written last: where it is, the others are complete.
         if "overlay" in kept:
             save_png(self.overlay(), kept["overlay"])

@@ -12,7 +12,7 @@ from ctnet.outputs import png_mark
 from ctnet.tasks import get_task
 
 Files = Literal["labels", "pictures", "all"]
-"""Which files of a prediction are written: labels and palette, composite and overlay, or both."""
+"""Which files of a prediction are written: labels and palette, pictures, or both."""
 
 FILES: tuple[Files, ...] = get_args(Files)
 
@@ -43,13 +43,20 @@ def result_paths(
         files: Which of them.
 
     Returns:
-        The paths by content: ``composite``, ``overlay``, ``palette`` and task names.
+        The paths by content: ``composite``, ``overlay``, ``palette``, task names, and
+        ``TASK_view`` for tasks whose labels are no picture to look at: probabilities and normals.
     """
-    suffixes = dict.fromkeys((*PICTURES, "palette"), "png")
+    pictures = [*PICTURES, *(f"{task}_view" for task in tasks if needs_view(task))]
+    suffixes = dict.fromkeys((*pictures, "palette"), "png")
     for task in tasks:
         suffixes[task] = "npy" if get_task(task).kind == "normals" else "png"
     return {
         key: Path(directory) / f"{name}_{key}.{suffix}"
         for key, suffix in suffixes.items()
-        if files == "all" or (key in PICTURES) == (files == "pictures")
+        if files == "all" or (key in pictures) == (files == "pictures")
     }
+
+
+def needs_view(task: str) -> bool:
+    """Whether a task's labels are no picture to look at: probabilities and normals."""
+    return get_task(task).kind != "classes"
