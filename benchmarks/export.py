@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 import onnxruntime
 import torch
 
-from benchmarks.speed import ENCODERS, Bench, Finding
+from benchmarks.speed import Bench, Finding
 from ctnet.export.write import export
 from ctnet.profiling.measure import Run
 
-WHERE = ((1, 256), (1, 320), (1, 512))
-"""Batch and side of the images."""
+SIDES = {"light": (256, 320, 512), "paper": (256,)}
+"""Sides of the images by size of the network."""
 
 LIMIT = 1.05
 """Most time that ONNX Runtime may take, as a multiple of PyTorch's."""
@@ -25,16 +25,15 @@ LIMIT = 1.05
 def exported(bench: Bench) -> list[Finding]:
     """Compares ONNX Runtime with PyTorch, fused and not, for each kind of palette."""
     found = []
-    for size in ENCODERS:
+    for size, sides in SIDES.items():
         session = _session(bench, size, torch.get_num_threads())
-        for batch, side in WHERE:
-            side = bench.side(side)
-            image, plain, fused = bench.image(batch, side), bench.model(size), bench.model(size)
+        for side in map(bench.side, sides):
+            image, plain, fused = bench.image(1, side), bench.model(size), bench.model(size)
             fused.fuse()
-            for kind, palette in bench.palettes(batch, side).items():
+            for kind, palette in bench.palettes(1, side).items():
                 inputs = {"image": image.contiguous().numpy(), "palette": palette.numpy()}
                 run: Run = partial(session.run, None, inputs)
-                where = f"{kind}, {size} size, {side} x {side}, batch {batch}"
+                where = f"{kind}, {size} size, {side} x {side}, batch 1"
                 references: Mapping[str, Run] = {
                     "PyTorch": partial(plain, image, palette),
                     "fused PyTorch": partial(fused, image, palette),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from ctnet.data.classes_file import TASK_COLORS
 from ctnet.prediction.colors import NORMAL_EXAMPLES, colorize
-from ctnet.tasks import TASKS
+from ctnet.tasks import DEFAULT_TASKS, TASKS
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 SIGHT = {
@@ -42,9 +43,17 @@ def distance(one, other, sight):
 
 @pytest.mark.parametrize("sight", SIGHT)
 def test_tasks_and_parts_can_be_told_apart(sight):
-    tasks = [task.color for task in TASKS.values()]
+    tasks = [TASKS[name].color for name in DEFAULT_TASKS]
     for colors in (tasks, TASKS["parts"].class_colors):
         assert min(distance(*pair, sight) for pair in combinations(colors, 2)) > 14
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_tasks_of_your_own_can_be_told_from_the_known_ones(sight):
+    colors = [TASKS[name].color for name in DEFAULT_TASKS]
+    for color in TASK_COLORS:
+        assert min(distance(color, other, sight) for other in colors) > 10
+        colors.append(color)
 
 
 def test_no_direction_looks_like_a_class():

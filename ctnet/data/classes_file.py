@@ -21,7 +21,7 @@ KEYS = ("title", "kind", "names", "colors", "ids", "ignore")
 """Keys of a task's table."""
 
 TASK_COLORS: tuple[Color, ...] = (
-    (0, 150, 136), (156, 39, 176), (255, 112, 67), (121, 85, 72), (63, 81, 181), (205, 220, 57),
+    (194, 24, 91), (78, 52, 46), (96, 125, 139), (255, 138, 101), (255, 255, 141), (38, 50, 56),
 )  # fmt: skip
 """Colors of your own tasks in palettes, in turn."""
 

@@ -35,7 +35,7 @@ def _foreground(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 DERIVATIONS = {
     "foreground": Derivation(
-        TaskSpec("foreground", "foreground", "probability", (0, 150, 136)), "seg", _foreground
+        TaskSpec("foreground", "foreground", "probability", (194, 24, 91)), "seg", _foreground
     )
 }
 """The derivations that come with ctnet, by task; ``foreground`` is wherever a VOC object is."""

@@ -34,7 +34,7 @@ def add_task(model: CompositeModel, task: str | TaskSpec, like: str | None = Non
 
     Example::
 
-        depth = ctnet.TaskSpec("depth", "depth", "probability", (0, 150, 136))
+        depth = ctnet.TaskSpec("depth", "depth", "probability", (194, 24, 91))
         model = ctnet.add_task(ctnet.load("ctn-r1"), depth, like="normals")
     """
     if not isinstance(model, CTN):
