@@ -132,16 +132,28 @@ class TestInstalledCopy:
         monkeypatch.setattr(places, "CHECKOUT", tmp_path / "site-packages" / "weights")
         monkeypatch.setattr("ctnet.demo.app.__file__", str(tmp_path / "a" / "b" / "c" / "app.py"))
 
-    def test_weights_and_examples_of_the_clone_are_found(self, monkeypatch):
+    def test_weights_of_the_clone_are_found(self, monkeypatch):
         monkeypatch.chdir(CHECKOUT / "docs")
         assert ctnet.load("ctn-r3").config.system == "ctn"
-        assert set(find_examples()) >= {"astronaut", "chelsea"}
         info = ctnet.model_info("ctn-r3")
         found = next(place for place in places.places(info) if place.found)
         assert found.source == "current checkout"
 
+    @pytest.mark.parametrize("recorded", [True, False])
+    def test_the_demo_has_the_examples_that_were_installed(self, tmp_path, monkeypatch, recorded):
+        photograph = tmp_path / "share" / "ctnet" / "examples" / "cat.jpg"
+        photograph.parent.mkdir(parents=True)
+        photograph.touch()
+        distribution = tmp_path / "site-packages" / "ctnet-9.dist-info"
+        distribution.mkdir(parents=True)
+        (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: ctnet\nVersion: 9\n")
+        record = "../share/ctnet/examples/cat.jpg,,\n" if recorded else "ctnet/__init__.py,,\n"
+        (distribution / "RECORD").write_text(record)
+        monkeypatch.syspath_prepend(distribution.parent)
+        found = {name: path.resolve() for name, path in find_examples().items()}
+        assert found == ({"cat": photograph.resolve()} if recorded else {})
+
     def test_elsewhere_it_says_where_it_looked(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        assert find_examples() == {}
         with pytest.raises(FileNotFoundError, match=r"looked in .*ctn-r3.*call from a clone"):
             ctnet.load("ctn-r3")

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,7 @@ from ctnet.demo.handlers import NO_OTHER, Choices, Handlers
 from ctnet.demo.models import describe
 from ctnet.demo.studio import AUTO, STARTS
 from ctnet.demo.views import COMPOSITE, data_uri, views
-from ctnet.images import SUFFIXES
 from ctnet.tasks import get_task
-from ctnet.zoo.locate import current_checkout
 
 PAGE = Path(__file__).with_name("page")
 
@@ -236,7 +235,7 @@ def _title(view: str) -> str:
 
 
 def _examples(handlers: Handlers) -> Any:
-    """Creates the row of examples, or a note that there are none."""
+    """Creates the row of examples; it is empty where there are none."""
     parts = []
     for name, path in handlers.examples.items():
         with Image.open(path) as image:
@@ -247,7 +246,7 @@ def _examples(handlers: Handlers) -> Any:
             f'<button type="button" data-name="{label}" title="Take the example {label}">'
             f'<img src="{data_uri(small, "JPEG")}" alt="{label}"></button>'
         )
-    lead = "or an example:" if parts else "Examples come with a checkout of the repository."
+    lead = "or an example:" if parts else ""
     return gr.HTML(
         html_template=f"<span>{lead}</span>{''.join(parts)}",
         css_template=page_file("examples.css"),
@@ -258,13 +257,15 @@ def _examples(handlers: Handlers) -> Any:
 
 
 def find_examples() -> dict[str, Path]:
-    """Finds the photographs in ``examples/`` of a checkout, by name; an installed copy has none.
+    """Finds the example photographs, by name: those of the checkout or those installed."""
+    checkout = Path(__file__).parents[2] / "examples"
+    paths = list(checkout.glob("*.jpg")) or _installed_examples()
+    return {path.stem: path for path in sorted(paths)}
 
-    The checkout is the one that the code runs from, or else the one of the working directory.
-    """
-    checkouts = (Path(__file__).parents[2], current_checkout())
-    folders = [path / "examples" for path in checkouts if path and (path / "examples").is_dir()]
-    if not folders:
-        return {}
-    folder = folders[0]
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+
+def _installed_examples() -> list[Path]:
+    try:
+        files = metadata.files("ctnet") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())) for file in files if file.match("share/ctnet/examples/*.jpg")]
