@@ -69,7 +69,7 @@ class Palette:
             raise ValueError(f"palette ids are whole numbers; got {ids.dtype}.")
         if isinstance(self.tasks, str):
             raise ValueError(f"tasks are several names, such as (seg, parts); got {self.tasks!r}.")
-        unknown = sorted({int(i) for i in np.unique(ids)} - {*range(len(self.tasks)), IGNORE})
+        unknown = unknown_ids(ids, len(self.tasks))
         if unknown:
             known = ", ".join(f"{i} = {name}" for i, name in enumerate(self.tasks))
             raise ValueError(
@@ -108,7 +108,8 @@ class Palette:
 
     def requested(self) -> tuple[str, ...]:
         """Returns the names of the tasks that are asked for somewhere, by id."""
-        return tuple(self.tasks[i] for i in np.unique(self.ids) if i != IGNORE)
+        counts = np.bincount(self.ids.ravel(), minlength=len(self.tasks))
+        return tuple(task for task, count in zip(self.tasks, counts, strict=False) if count)
 
     def mask(self, task: str) -> Mask:
         """Returns where (H,W) a task is asked for."""
@@ -410,3 +411,9 @@ def read_mask(path: str | Path) -> Mask:
         )
     mask: Mask = values != 0
     return mask
+
+
+def unknown_ids(ids: npt.NDArray[np.integer], count: int) -> list[int]:
+    """Returns what a map of ids holds beside 0 to ``count`` - 1 and 255, sorted."""
+    unknown = ids[(ids < 0) | (ids >= count) & (ids != IGNORE)]
+    return sorted(set(unknown.tolist()))

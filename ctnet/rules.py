@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctnet.checks import did_you_mean
-from ctnet.palette import Palette, Size
+from ctnet.palette import Palette, Size, unknown_ids
 from ctnet.tasks import DEFAULT_TASKS, IGNORE, NOTHING, VOC_CLASSES, known_tasks
 
 S = "S"
@@ -130,7 +130,7 @@ class Rule:
             raise ValueError(f"the class map is {labels.shape}, the image {tuple(size)}.")
         if labels.dtype.kind not in "iu":
             raise ValueError(f"class ids are whole numbers; got {labels.dtype}.")
-        unknown = sorted({int(v) for v in np.unique(labels)} - {*range(len(self.classes)), IGNORE})
+        unknown = unknown_ids(labels, len(self.classes))
         if unknown:
             raise ValueError(
                 f"unknown class ids {unknown}; known: 0 to {len(self.classes) - 1}, {IGNORE}."

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ctnet.images import RGB, load_image
+from ctnet.palette import unknown_ids
 from ctnet.tasks import IGNORE, Color, TaskSpec
 
 VOID: Color = (224, 224, 192)
@@ -76,8 +77,8 @@ def read_class_map(path: Path, task: TaskSpec) -> npt.NDArray[np.uint8]:
     values = np.array(picture)
     # What is not labeled, in 16 bits.
     wide = values if values.dtype.itemsize == 1 else np.where(values == 65535, IGNORE, values)
-    unknown = np.unique(wide[(wide >= len(task.classes)) & (wide != IGNORE)])
-    if len(unknown):
+    unknown = unknown_ids(wide, len(task.classes))
+    if unknown:
         raise LabelError(
             f"{path} has the class ids {', '.join(map(str, unknown[:5]))}; {task.name} has "
             f"{len(task.classes)} classes, 0 to {len(task.classes) - 1}, and 255 where nothing is "

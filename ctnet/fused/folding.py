@@ -75,7 +75,11 @@ def fold_encoder(encoder: Encoder) -> Encoder:
     Args:
         encoder: The encoder, which is left as it is.
     """
-    folded = cast(nn.Module, copy.deepcopy(encoder)).eval().requires_grad_(False)
+    original = cast(nn.Module, encoder)
+    # Modules are copied, tensors are not: folding replaces those that it changes.
+    shared: dict[int, Any] = {id(x): x for x in original.buffers()}
+    shared |= {id(x): nn.Parameter(x.detach(), False) for x in original.parameters()}
+    folded = copy.deepcopy(original, shared).eval()
     for module in folded.modules():
         if isinstance(module, ConvNormAct):
             _fold(module.conv, module.norm)

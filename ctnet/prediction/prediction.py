@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from ctnet.labels import Readers, task_values
 from ctnet.palette import Palette
 from ctnet.prediction import colors, drawing
 from ctnet.prediction.resampling import enlarge_probabilities
-from ctnet.prediction.result_files import FILES, Files, result_paths, save_png
+from ctnet.prediction.result_files import FILES, LAST, Files, result_paths, save_png
 from ctnet.tasks import TaskSpec, get_task, known_tasks
 
 Label = npt.NDArray[Any]
+
+THREADS = 2
+"""Files that are written at a time: Pillow encodes without holding Python's lock."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,18 +149,25 @@ class Prediction:
             raise ValueError(f"{directory} is a file; give a folder to write into.")
         directory.mkdir(parents=True, exist_ok=True)
         kept = result_paths(directory, name, tuple(self.labels), files)
-        for task in [task for task in self.labels if task in kept]:
-            _save_label(kept[task], get_task(task), self.labels[task])
-        for task in [task for task in self.labels if f"{task}_view" in kept]:
-            save_png(drawing.draw_task(self.palette, self.labels, task), kept[f"{task}_view"])
-        # LAST is written last: where it is, the others are complete.
-        if "overlay" in kept:
-            save_png(self.overlay(), kept["overlay"])
-        if "palette" in kept:
-            self.palette.save(kept["palette"])
-        if "composite" in kept:
-            save_png(self.draw(), kept["composite"])
+        first = [key for key in kept if key != LAST[files]]
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda key: self._write(key, kept[key]), first))
+        self._write(LAST[files], kept[LAST[files]])
         return kept
+
+    def _write(self, key: str, path: Path) -> None:
+        """Writes one of the files of :func:`~.result_files.result_paths`."""
+        if key == "composite":
+            save_png(self.draw(), path)
+        elif key == "overlay":
+            save_png(self.overlay(), path)
+        elif key == "palette":
+            self.palette.save(path)
+        elif key in self.labels:
+            _save_label(path, get_task(key), self.labels[key])
+        else:
+            task = key.removesuffix("_view")
+            save_png(drawing.draw_task(self.palette, self.labels, task), path)
 
 
 def _save_label(path: Path, task: TaskSpec, values: Label) -> None:

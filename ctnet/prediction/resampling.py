@@ -23,6 +23,9 @@ FILL_WEIGHT = 1e-6
 """Weight of a working cell that is filled from other cells of its task, against 1 of a true one:
 it counts only where no true cell is in reach."""
 
+REACH = 1e-3
+"""Share of a pixel's bilinear kernel that must lie on cells of its task for them to be in reach."""
+
 CHUNK = 1 << 16
 """Number of pixels to interpolate at a time, which limits the memory for class probabilities."""
 
@@ -73,18 +76,40 @@ def enlarge(
         and 0 where not asked. Where no cell of the task is in reach of the bilinear kernel, the
         nearest coarser level that has one gives the value.
     """
-    normals = (3,) if task.kind == "normals" else ()
-    fill, dtype = (IGNORE, np.uint8) if task.kind == "classes" else (0, np.float32)
-    full = np.full((*wanted.shape, *normals), fill, dtype)
     values = task_values(pixels[cells], task, readers)
-    if task.kind != "classes":
-        for rows, found in _interpolated(values, cells, wanted):
-            full[rows][wanted[rows]] = _decide(found, task).cpu().numpy()
-        return full
+    if task.kind == "classes":
+        return _enlarge_classes(values, cells, wanted)
+    full = np.zeros((*wanted.shape, 3) if task.kind == "normals" else wanted.shape, np.float32)
+    for rows, found in _interpolated(_spread(values, cells, wanted), wanted):
+        full[rows][wanted[rows]] = _decide(found, task).cpu().numpy()
+    return full
+
+
+def _enlarge_classes(
+    values: Tensor, cells: Tensor, wanted: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.uint8]:
+    """Takes the likeliest class of the interpolated probabilities.
+
+    A class that is the likeliest in all four cells around a pixel is so in any mean of them, so
+    probabilities are interpolated along the borders of classes alone.
+
+    Args:
+        values: Probabilities (P,C) of the cells that did the task.
+        cells: Where (h,w) those are.
+        wanted: Where (H,W) the image asks for the task.
+    """
     # A mean of probabilities has one of at least 1/C, so none that is below that everywhere wins.
     likely = (values.amax(0) >= (1 - ROUNDING) / values.shape[1]).nonzero()[:, 0]
-    for rows, found in _interpolated(values[:, likely], cells, wanted):
-        full[rows][wanted[rows]] = likely[_first_largest(found)].cpu().numpy()
+    spread = _spread(values[:, likely], cells, wanted)
+    best = likely[_first_largest(spread[:-1].flatten(1))].to(torch.uint8).view(cells.shape)
+    best[spread[-1] == 0] = IGNORE
+    four = _of_four(best.cpu().numpy())
+    agreed = np.where((four == four[0]).all(0), four[0], np.uint8(IGNORE))
+    full = _at_pixels(agreed, wanted.shape)
+    border = wanted & (full == IGNORE)
+    full[~wanted] = IGNORE
+    for rows, found in _interpolated(spread, border):
+        full[rows][border[rows]] = likely[_first_largest(found)].cpu().numpy()
     return full
 
 
@@ -109,7 +134,7 @@ def enlarge_probabilities(
     """
     full = np.zeros((*wanted.shape, len(task.classes)), np.float32)
     values = task_values(pixels[cells], task, readers)
-    for rows, found in _interpolated(values, cells, wanted):
+    for rows, found in _interpolated(_spread(values, cells, wanted), wanted):
         full[rows][wanted[rows]] = found.T.cpu().numpy()
     return full
 
@@ -123,30 +148,61 @@ def _first_largest(values: Tensor) -> Tensor:
     return place
 
 
-def _interpolated(
-    values: Tensor, cells: Tensor, wanted: npt.NDArray[np.bool_]
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yields bands of rows and a task's values (C,P) at those of their pixels that ask for it.
+def _spread(values: Tensor, cells: Tensor, wanted: npt.NDArray[np.bool_]) -> Tensor:
+    """Puts a task's values on the grid, with their weight as the last channel.
 
     Args:
         values: Values (P,C) of the cells that did the task.
         cells: Where (h,w) those are.
         wanted: Where (H,W) the image asks for it.
+
+    Returns:
+        Values times weight, and weight (C+1,h,w): 1 where a cell did the task. Elsewhere it is 0,
+        or, if a pixel reaches none that did, :data:`FILL_WEIGHT` for a value from farther cells.
     """
-    sums = values.new_zeros(*cells.shape, values.shape[1] + 1)
-    sums[cells] = F.pad(values, (0, 1), value=1)
-    weight = torch.where(cells, 1.0, FILL_WEIGHT)[None]
-    filled = _fill(sums.permute(2, 0, 1))
-    weighted = torch.cat([filled * weight, weight])[None]
+    spread = values.new_zeros(values.shape[1] + 1, *cells.shape)
+    spread[:, cells] = F.pad(values, (0, 1), value=1).T
+    reach = F.interpolate(cells[None, None].float(), wanted.shape, mode="bilinear")[0, 0]
+    if (wanted & (reach < REACH).cpu().numpy()).any():
+        filled = F.pad(_fill(spread), (0, 0, 0, 0, 0, 1), value=1)
+        spread = filled * torch.where(cells, 1.0, FILL_WEIGHT)
+    return spread
+
+
+def _of_four(cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns a map (h,w) and its neighbors below, on the right, and diagonally: (4,h,w)."""
+    wide = np.pad(cells, ((0, 1), (0, 1)), "edge")
+    return np.stack([cells, wide[1:, :-1], wide[:-1, 1:], wide[1:, 1:]])
+
+
+def _at_pixels(cells: npt.NDArray[Any], size: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Takes a map (h,w) at the cell above and left of each pixel of an image (H,W)."""
+    above, left = (
+        ((_centers(pixels, count) + 1) * count / 2 - 0.5).long().numpy()
+        for pixels, count in zip(size, cells.shape, strict=True)
+    )
+    taken: npt.NDArray[Any] = cells[above][:, left]
+    return taken
+
+
+def _interpolated(
+    weighted: Tensor, wanted: npt.NDArray[np.bool_]
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yields bands of rows and a task's values (C,P) at those of their pixels that ask for it.
+
+    Args:
+        weighted: Values and weight (C+1,h,w) of the cells.
+        wanted: Where (H,W) the image asks for it.
+    """
     height, width = wanted.shape
-    ys, xs = _centers(height, cells.shape[0]), _centers(width, cells.shape[1])
+    ys, xs = _centers(height, weighted.shape[1]), _centers(width, weighted.shape[2])
     band = max(1, CHUNK // width)
     for top in range(0, height, band):
         rows, columns = np.nonzero(wanted[top : top + band])
         if not len(rows):
             continue
-        points = torch.stack([xs[columns], ys[rows + top]], -1).to(values.device)
-        found = F.grid_sample(weighted, points[None, None], align_corners=False)[0, :, 0]
+        points = torch.stack([xs[columns], ys[rows + top]], -1).to(weighted.device)
+        found = F.grid_sample(weighted[None], points[None, None], align_corners=False)[0, :, 0]
         yield slice(top, top + band), found[:-1] / found[-1]
 
 
