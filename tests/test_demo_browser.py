@@ -597,6 +597,43 @@ def test_zoom_and_pan(open_page, tmp_path):
     assert page.locator("[data-act=fit]").is_hidden()
 
 
+def test_two_fingers_zoom_and_move_and_paint_nothing(open_page, tmp_path):
+    driver = open_page(**PHONE)
+    page = driver.page
+    started(driver)
+    page.locator("#painter canvas").scroll_into_view_if_needed()
+    whole = page.locator("#painter canvas").bounding_box()
+    hand = page.context.new_cdp_session(page)
+
+    def touch(kind, *points):
+        places = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    middle = spot(driver, 159.5, 127.5)
+    pairs = [
+        [(middle[0] + across - apart, middle[1]), (middle[0] + across + apart, middle[1])]
+        for apart, across in ((30, 0), (45, 10), (60, 20))
+    ]
+    touch("touchStart", pairs[0][0])
+    touch("touchStart", *pairs[0])
+    for pair in pairs[1:]:
+        touch("touchMove", *pair)
+    touch("touchEnd")
+    page.wait_for_selector("[data-act=fit]:not([hidden])")
+    large = page.locator("#painter canvas").bounding_box()
+    assert large["width"] == pytest.approx(2 * whole["width"], rel=0.02)
+    moved = spot(driver, 159.5, 127.5)
+    np.testing.assert_allclose(moved, (middle[0] + 20, middle[1]), atol=3)
+    assert page.evaluate("visualViewport.scale") == 1
+    assert page.locator("[data-act=undo]").is_disabled(), "no stroke"
+    # One finger paints where it is.
+    touch("touchStart", moved)
+    touch("touchMove", (moved[0] + 10, moved[1]))
+    driver.after(lambda: touch("touchEnd"))
+    ids = ctnet.Palette.load(driver.download("#save-palette", tmp_path)).ids
+    assert ids[127, 160] != 3 and (ids == 3).mean() > 0.5
+
+
 def test_a_pasted_photograph(open_page, photo):
     driver = open_page(viewport={"width": 1280, "height": 900})
     paste = """data => {

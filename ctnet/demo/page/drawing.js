@@ -118,3 +118,28 @@ function pan(across, down) {
   redraw();
 }
 
+// ---- two fingers: zoom and move
+
+const fingers = new Map();
+
+function holdFinger(event) {
+  if (event.pointerType === "touch") fingers.set(event.pointerId, event);
+  if (fingers.size !== 2) return;
+  // What the first finger began was no stroke.
+  if (state.corners.length > 1 && state.tool === "polygon") state.corners.pop();
+  else cancel();
+}
+
+function middle() {
+  const [one, two] = fingers.values();
+  const [clientX, clientY] = [(one.clientX + two.clientX) / 2, (one.clientY + two.clientY) / 2];
+  return { clientX, clientY, apart: Math.hypot(one.clientX - two.clientX, one.clientY - two.clientY) };
+}
+
+function pinch(event) {
+  const before = middle();
+  fingers.set(event.pointerId, event);
+  const after = middle();
+  zoom(after.apart / Math.max(1, before.apart), before);
+  pan(after.clientX - before.clientX, after.clientY - before.clientY);
+}

@@ -199,15 +199,18 @@ function place(event) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (!state.grid || event.button > 1 || !event.isPrimary) return;
+  if (!state.grid || event.button > 1) return;
   event.preventDefault();
   canvas.focus({ preventScroll: true });
   canvas.setPointerCapture(event.pointerId);
+  holdFinger(event);
+  if (!event.isPrimary) return;
   state.keys = false;
   if (state.space || event.button === 1) state.pan = event;
   else begin(place(event));
 });
 canvas.addEventListener("pointermove", (event) => {
+  if (fingers.size > 1 && fingers.has(event.pointerId)) return pinch(event);
   if (!state.grid || !event.isPrimary) return;
   if (state.pan) {
     pan(event.clientX - state.pan.clientX, event.clientY - state.pan.clientY);
@@ -219,11 +222,15 @@ canvas.addEventListener("pointermove", (event) => {
   for (const part of parts.length ? parts : [event]) proceed(place(part));
 });
 canvas.addEventListener("pointerup", (event) => {
+  fingers.delete(event.pointerId);
   if (!event.isPrimary) return;
   if (!state.pan && state.tool !== "polygon") finish(place(event));
   state.pan = null;
 });
-canvas.addEventListener("pointercancel", cancel);
+canvas.addEventListener("pointercancel", (event) => {
+  fingers.delete(event.pointerId);
+  cancel();
+});
 canvas.addEventListener("dblclick", (event) => {
   if (state.tool === "polygon" && state.corners.length > 2) finish(place(event));
 });
