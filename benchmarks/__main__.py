@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.alternatives import Comparison
 from benchmarks.alternatives import compare as compare_alternatives
 from benchmarks.labels import reading
+from benchmarks.memory import memory_table
 from benchmarks.speed import PARTS as SPEED_PARTS
 from benchmarks.speed import Bench, Part, Speed
 from benchmarks.speed import measure as measure_speed
@@ -113,6 +114,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--page", type=Path, default=Path("docs/predicting.md"), help="default: %(default)s"
     )
 
+    memory = commands.add_parser("memory", help="memory of composites and of large photographs")
+    memory.set_defaults(run=_memory)
+    memory.add_argument("--quick", action="store_true", help="small: does everything run?")
+    memory.add_argument(
+        "--out", type=Path, default=Path("results/memory.json"), help="default: %(default)s"
+    )
+
     demo = commands.add_parser("demo", help="delay of the demo's picture after a stroke")
     demo.set_defaults(run=_demo)
     demo.add_argument("--strokes", type=int, default=31, help="default: %(default)s")
@@ -185,6 +193,14 @@ def _throughput(args: argparse.Namespace) -> None:
     print(f"written: {args.out} and {args.page}")
 
 
+def _memory(args: argparse.Namespace) -> None:
+    from benchmarks.memory import measure, save
+
+    save(measure(args.quick), args.out)
+    print(memory_table(args.out))
+    print(f"written: {args.out}")
+
+
 def _demo(args: argparse.Namespace) -> None:
     from benchmarks.demo import measure, save, write_page
 
@@ -207,6 +223,7 @@ def _page(args: argparse.Namespace) -> None:
     text = replace_marked(args.out.read_text("utf-8"), "place", speed.place())
     for part in PARTS:
         text = replace_marked(text, part, speed.table(part))
+    text = replace_marked(text, "memory", memory_table(args.results / "memory.json"))
     comparison = Comparison.load(args.results / "alternatives.json")
     text = replace_marked(text, "alternatives", comparison.table())
     text = replace_marked(text, "alternatives place", comparison.place())

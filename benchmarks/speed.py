@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,17 +34,6 @@ ENCODERS = {
 """Encoder of each size; the size's name is the decoder's."""
 
 TRAINING_BATCH = 4
-
-LARGE = """
-import resource
-import numpy as np
-import ctnet
-model = ctnet.create("ctn", "{encoder}", "{decoder}").eval()
-photograph = np.random.default_rng(0).integers(256, size={size}[::-1] + (3,), dtype=np.uint8)
-model.predict(photograph, "mosaic", long_side=max({size}))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-"""Program that prints the most memory that it had, in KiB."""
 
 
 @dataclass(frozen=True)
@@ -310,19 +298,6 @@ def beyond(bench: Bench) -> list[Finding]:
     return found
 
 
-def large(bench: Bench) -> list[Finding]:
-    """Measures the memory of a whole process that predicts a photograph of 12 megapixels."""
-    size = (bench.side(4000), bench.side(3000))
-    found = []
-    for decoder, encoder in ENCODERS.items():
-        script = LARGE.format(encoder=encoder, decoder=decoder, size=size)
-        peak = int(subprocess.check_output([sys.executable, "-c", script], text=True))
-        question = f"memory of a process / 2 GiB, {decoder}, {size[0]} x {size[1]}"
-        limit = 1.0 if decoder == "light" else None
-        found.append(Finding(question, round(peak / 2 / 2**20, 4), limit))
-    return found
-
-
 def training(bench: Bench) -> list[Finding]:
     """Compares a training step with that of the same network with plain batch norm."""
     side = bench.side(256)
@@ -395,7 +370,6 @@ PARTS: dict[str, Part] = {
     "beyond": beyond,
     "training": training,
     "batches": batches,
-    "large": large,
     "palettes": palettes,
 }
 """Measurements by name."""

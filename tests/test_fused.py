@@ -14,11 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import ctnet
 from ctnet import reference
 from ctnet.blocks.encoders import create_encoder
+from ctnet.fused import bands
 from ctnet.fused import block as fused
+from ctnet.fused.bands import in_bands
 from ctnet.fused.folding import fold_encoder
 from ctnet.fused.regions import Box, upsampling_reads
 from ctnet.fused.scale_shift import compiled_step, step_by_blocks
 from ctnet.fused.upsampled_conv import add_convolved, split_taps
+from ctnet.profiling.measure import peak_bytes
 from ctnet.tasks import DEFAULT_TASKS
 
 SYSTEMS = ["ctn", "mhn", "stn"]
@@ -144,6 +147,29 @@ class TestSameAnswers:
             for level in (before, encoder(x)):
                 for ours, theirs in zip(folded(x), level, strict=True):
                     assert (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
+
+    @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+    @pytest.mark.parametrize("size", [(256, 160), (32, 320), (288, 32)])
+    def test_large_maps_in_bands(self, monkeypatch, name, size):
+        torch.manual_seed(0)
+        encoder = create_encoder(name).eval().double()
+        x = picture(2, 3, *size)
+        with torch.no_grad():
+            whole = encoder(x)
+            monkeypatch.setattr(bands, "BANDED_FROM", 64)
+            monkeypatch.setattr(bands, "BAND", 600)
+            banded = in_bands(fold_encoder(encoder))(x)
+        for ours, theirs in zip(banded, whole, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
+
+    def test_large_photographs_take_less_memory_in_bands(self, monkeypatch):
+        encoder = fold_encoder(create_encoder("efficientnet_lite0").eval())
+        image = torch.zeros(1, 3, 512, 512)
+        with torch.no_grad():
+            whole = peak_bytes(lambda: encoder(image))
+            monkeypatch.setattr(bands, "BANDED_FROM", 64 * 64)
+            monkeypatch.setattr(bands, "BAND", 64 * 64)
+            assert peak_bytes(lambda: in_bands(encoder)(image)) < 0.6 * whole
 
     def test_weight_standardised_convolutions_keep_their_norms(self):
         timm = pytest.importorskip("timm")

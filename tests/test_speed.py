@@ -95,6 +95,16 @@ def test_reading_labels_is_measured(tmp_path):
     assert all(x["limit"] == 1 for x in findings)
 
 
+def test_memory_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.memory._process", lambda size, large: 512.0)
+    path = tmp_path / "memory.json"
+    main(["memory", "--quick", "--out", str(path)])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[-2].endswith("| 512 MiB | 2048 MiB | 0.25 | 1.00 |")
+    for found in json.loads(path.read_text())[:4]:
+        assert found["mebibytes"] > 128 * 128 * 3 * 4 / 2**20, "the outputs alone"
+
+
 def test_calibration_is_the_distance_of_confidence_and_accuracy(
     make_model, write_photographs, tmp_path
 ):

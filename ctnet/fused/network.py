@@ -15,6 +15,7 @@ from ctnet.blocks.decoder_config import LEVELS
 from ctnet.blocks.encoders import Encoder
 from ctnet.blocks.features import Features
 from ctnet.blocks.palette_pyramid import MixtureMap, palette_pyramid, soft_pyramid
+from ctnet.fused.bands import in_bands
 from ctnet.fused.decoder import FusedDecoder, Levels, Memory
 from ctnet.fused.folding import fold_encoder, pad_inside
 from ctnet.fused.regions import Box, Plan, edit_plan, whole
@@ -90,8 +91,8 @@ class FusedNetwork:
         with torch.inference_mode(False), torch.no_grad():
             return cls(
                 tuple(
-                    cast(Encoder, cast(nn.Module, pad_inside(fold_encoder(encoder))).to(dtype))
-                    for encoder in parts.encoders
+                    cast(Encoder, cast(nn.Module, in_bands(pad_inside(fold_encoder(x)))).to(dtype))
+                    for x in parts.encoders
                 ),
                 tuple(FusedDecoder(x, parts.embeddings, dtype, step) for x in parts.decoders),
                 parts.tasks,

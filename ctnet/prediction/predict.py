@@ -229,7 +229,10 @@ def _predict(
         palette = request.predict(image, long_side)
     if isinstance(source, str | Path):
         name = Path(source).stem
-    labels, outputs = _labels(model, features, palette)
+    working = working_palette(palette, features.size)
+    composite = model.decode(features, working)
+    del features  # which take more memory than anything else, on large photographs
+    labels, outputs = _labels_of(model, composite, palette, working)
     return Prediction(image, palette, labels, name, outputs)
 
 
