@@ -143,7 +143,7 @@ def test_training_learns_what_the_rule_asks(train_config, write_photographs, tmp
     root = tmp_path / "people"
     root.mkdir()
     write_photographs(root, classes=(15, 16))
-    config = replace(train_config, data=str(root), steps=20, class_weight_power=0.3)
+    config = replace(train_config, data=str(root), steps=40, class_weight_power=0.3)
     trained = PaletteTrainer(config, tmp_path / "run").train()
     assert isinstance(trained, PaletteNetwork) and not trained.training
     palette = trained.predict(root / "voc_0.image.jpg")

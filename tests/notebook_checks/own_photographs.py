@@ -1,7 +1,7 @@
 """What examples/notebooks/own_photographs.ipynb shows."""
 
-assert len(photographs) == 4
-assert len(list(Path("out/results").glob("*_overlay.png"))) == 4
+assert len(photographs) == len(list(Path("..").glob("*.jpg"))) > 1
+assert len(list(Path("out/results").glob("*_overlay.png"))) == len(photographs)
 assert tuned.tasks == network.tasks == (*model.tasks, "subject")
 assert network.tasks[-1].spec.classes == ("background", "person", "animal")
 found = network.predict("../astronaut.jpg", "single:subject").labels["subject"]
