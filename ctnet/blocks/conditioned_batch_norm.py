@@ -192,8 +192,12 @@ class ConditionedBatchNorm(nn.Module):
 
     def table(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Computes gamma and beta, (M,C) each, of embeddings (M,E)."""
-        hidden = F.leaky_relu(self.shared(embeddings))
+        hidden = self.hidden(embeddings)
         return self.gamma(hidden), self.beta(hidden)
+
+    def hidden(self, embeddings: Tensor) -> Tensor:
+        """Computes what gamma and beta are read from, (M,H), of embeddings (M,E)."""
+        return F.leaky_relu(self.shared(embeddings))
 
     def forward(self, x: Tensor, mixtures: MixtureMap, embeddings: Tensor) -> Tensor:
         """Normalizes ``x`` (N,C,h,w) and applies the parameters of each cell's mixture."""

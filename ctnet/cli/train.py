@@ -72,6 +72,14 @@ def add_commands(commands: Commands) -> None:
     finetune.add_argument(
         "--all", action="store_true", help="train all weights together with the new task"
     )
+    finetune.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="tasks that alone get better, such as edges with --rule single:edges: no other "
+        "task's answers change",
+    )
     finetune.add_argument("--recipe", help="your own TOML or YAML file of training options")
     _add_overrides(finetune)
     _add_processes(finetune)
@@ -158,22 +166,25 @@ def _finetune(args: argparse.Namespace) -> int:
     from ctnet.models.add_task import add_task
     from ctnet.models.base import CompositeModel
     from ctnet.training.distributed import is_main, joined
-    from ctnet.training.finetune import CHECKPOINT, compare, find_task, finetune
+    from ctnet.training.finetune import CHECKPOINT, choose_recipe, compare, find_task, finetune
     from ctnet.training.launch import launch, must_launch
 
     if args.add_task is None and (args.like or args.all):
         raise ValueError("--like and --all go with --add-task.")
+    if args.add_task and args.only:
+        raise ValueError("--add-task brings a task, --only trains some that are there.")
     if must_launch(args.processes):
         return launch(args.processes, ["-m", "ctnet", *args.words])
     before = CompositeModel.from_pretrained(args.model)
     if args.add_task is not None:
         before = add_task(before, find_task(args.add_task, args.data, args.layout), args.like)
-    recipe = args.recipe or ("new-task" if args.add_task and not args.all else "finetune")
+    added = args.add_task is not None and not args.all
+    recipe = args.recipe or choose_recipe(added, args.only)
     config = _load(recipe, args, data=args.data)
     with joined(config.device):
         after = finetune(
             before, args.data, args.out, args.rule, recipe=recipe, skip_bad=args.skip_bad,
-            **_overrides(args, config),
+            only=args.only, **_overrides(args, config),
         )  # fmt: skip
         if not is_main():
             return 0

@@ -23,14 +23,15 @@ def config_with_tables(config: ModelConfig, weights: State) -> ModelConfig:
     """Describes a network whose weights hold label tables.
 
     Args:
-        config: The network without them.
-        weights: Its weights; a task whose table they hold gets the table's own anchors
-            (:meth:`ctnet.label_tables.TableReader.anchors`).
+        config: The network without them, or with some of them.
+        weights: Its weights; a task whose table is new to the configuration gets the table's own
+            anchors (:meth:`ctnet.label_tables.TableReader.anchors`).
     """
-    found = {task: weights[TABLES + task] for task in config.tasks if TABLES + task in weights}
-    kept = [entry for entry in config.anchors if entry.task not in found]
-    own = [ClassAnchors(task, TableReader(table).anchors()) for task, table in found.items()]
-    return replace(config, label_tables=tuple(found), anchors=(*kept, *own))
+    found = tuple(task for task in config.tasks if TABLES + task in weights)
+    new = [task for task in found if task not in config.label_tables]
+    kept = [entry for entry in config.anchors if entry.task not in new]
+    own = [ClassAnchors(task, TableReader(weights[TABLES + task]).anchors()) for task in new]
+    return replace(config, label_tables=found, anchors=(*kept, *own))
 
 
 PALETTE_START = "seg"

@@ -76,6 +76,9 @@ class TrainConfig:
         frozen_statistics: Keep the encoder's batch norm statistics.
         only_added: Train nothing but the embeddings of tasks that :func:`ctnet.add_task` brought,
             so that no other task's output changes.
+        only_tasks: Train nothing but the scales and shifts that a CTN's decoder gives to these
+            tasks, so that no other task's output changes (:mod:`ctnet.training.only_tasks`); none
+            trains everything.
         crop_size: Side of the training crops in pixels.
         scale_range: Smallest and largest scale of the photographs.
         batch_size: Images a step.
@@ -144,6 +147,7 @@ class TrainConfig:
     frozen_stages: int = 0
     frozen_statistics: bool = False
     only_added: bool = False
+    only_tasks: tuple[str, ...] = ()
     crop_size: int = 256
     scale_range: tuple[float, float] = (0.6, 1.3)
     batch_size: int = 10
@@ -240,6 +244,7 @@ class TrainConfig:
             ("loss_weights", self.loss_weights),
             ("task_shares", self.task_shares),
             ("consistency.task_shares", self.consistency.task_shares),
+            ("only_tasks", self.only_tasks),
         ):
             for task in values:
                 if task not in known:
@@ -251,6 +256,11 @@ class TrainConfig:
                 raise ValueError(f"{name} needs an aux_loss_weight above 0.")
         if self.only_added and self.aux_loss_weight:
             raise ValueError("only_added trains embeddings alone: aux_loss_weight must be 0.")
+        if self.only_tasks and (self.only_added or self.aux_loss_weight):
+            raise ValueError(
+                "only_tasks trains scales and shifts alone: only_added must be false and "
+                "aux_loss_weight 0."
+            )
 
     def _check_phases(self) -> None:
         whole = sum(phase.steps for phase in self.phases)
@@ -379,8 +389,9 @@ def _from_plain(values: Mapping[str, Any]) -> dict[str, Any]:
         values["model"] = ModelConfig.from_dict(values["model"])
     if isinstance(values.get("consistency"), Mapping):
         values["consistency"] = ConsistencyConfig.from_dict(values["consistency"])
-    if isinstance(values.get("skip"), list):
-        values["skip"] = tuple(values["skip"])
+    for name in ("skip", "only_tasks"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
     if isinstance(values.get("scale_range"), list):
         values["scale_range"] = tuple(float(edge) for edge in values["scale_range"])
     return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def finetune(
     add_task: str | TaskSpec | None = None,
     like: str | None = None,
     train_all: bool = False,
+    only: Sequence[str] = (),
     recipe: str | Path | None = None,
     skip_bad: bool = False,
     **changes: Any,
@@ -64,8 +65,12 @@ def finetune(
         like: Task whose embedding the new one starts from; None starts from the mean of all.
         train_all: Train everything together with the new task, not its embedding alone. Without
             it, no other task's answers change.
+        only: Tasks of the network that alone get better: nothing learns but the scales and shifts
+            that the decoder gives them, so that no other task's answers change. The rule
+            ``single:TASK`` suits one.
         recipe: ``finetune`` trains everything, ``new-task`` only the embeddings of tasks that were
-            added; or a configuration file. None chooses by ``add_task`` and ``train_all``.
+            added, ``one-task`` what ``only`` names; or a configuration file. None chooses by the
+            other arguments.
         skip_bad: Go on without the photographs of a ``folder`` data set whose files cannot be used.
         **changes: Fields of :class:`ctnet.training.config.TrainConfig` that differ from it.
 
@@ -86,8 +91,12 @@ def finetune(
     out = Path(out)
     if add_task is None and (like is not None or train_all):
         raise ValueError("like and train_all go with add_task.")
-    recipe = recipe or ("new-task" if add_task is not None and not train_all else "finetune")
+    if add_task is not None and only:
+        raise ValueError("add_task brings a task, only trains some that are there: choose one.")
+    recipe = recipe or choose_recipe(add_task is not None and not train_all, only)
     changes = {"name": out.name, "rule": rule, "data": str(data)} | changes
+    if only:
+        changes["only_tasks"] = tuple(only)
     if isinstance(model, str) and add_task is None:
         changes["init"], weights = model, None
         model = CompositeModel.from_pretrained(model)
@@ -99,11 +108,10 @@ def finetune(
         weights = model.state_dict()
     config = TrainConfig.load(recipe, model=model.config, **changes)
     config = replace(config, skip=(*config.skip, *_bad_photographs(config, skip_bad)))
-    if not config.only_added:
-        config = replace(config, model=replace(config.model, label_tables=()))
+    kept = _kept_tables(config)
+    config = replace(config, model=replace(config.model, label_tables=kept))
     tuned = Trainer(config, out, _validator(config, out), weights=weights).train()
     source = replace(config, model=tuned.config, teacher="none").open_data("train")
-    kept = model.config.label_tables if config.only_added else ()
     tasks = [task for task in tuned.tasks if task not in kept and _has_classes(source, task)]
     if tasks:
         if is_main():
@@ -112,6 +120,21 @@ def finetune(
     if is_main():
         save_checkpoint(tuned, out / CHECKPOINT)
     return tuned
+
+
+def choose_recipe(added: bool, only: Sequence[str]) -> str:
+    """Names the recipe for training an added task alone, some tasks alone, or everything."""
+    if only:
+        return "one-task"
+    return "new-task" if added else "finetune"
+
+
+def _kept_tables(config: TrainConfig) -> tuple[str, ...]:
+    """Tasks whose classes are read as before, as their answers do not change."""
+    tables = config.model.label_tables
+    if config.only_added:
+        return tables
+    return tuple(task for task in tables if config.only_tasks and task not in config.only_tasks)
 
 
 def find_task(task: str | TaskSpec, data: str | Path, layout: str = "auto") -> str | TaskSpec:

@@ -52,6 +52,7 @@ from ctnet.training.distributed import (
     require_same,
     sum_losses,
 )
+from ctnet.training.only_tasks import TaskAffines
 from ctnet.training.resume import differences
 from ctnet.training.run_folder import RunFolder
 from ctnet.training.run_log import RunLog
@@ -219,8 +220,11 @@ class TrainingLoop(ABC, Generic[Network]):
         for encoder in find_encoders(self.model):
             for number, part in enumerate(_stages(encoder)):
                 part.requires_grad_(number >= config.frozen_stages)
+        self.affines: TaskAffines | None = None
         if config.only_added:
             freeze_old_tasks(self.model)
+        elif config.only_tasks:
+            self.affines = TaskAffines(self.model, config.only_tasks)
         slow = {id(p) for encoder in find_encoders(self.model) for p in encoder.parameters()}
         trained = [p for p in self.model.parameters() if p.requires_grad]
         if self.auxiliary is not None:
@@ -249,6 +253,9 @@ class TrainingLoop(ABC, Generic[Network]):
         if span.number == self.span.number:
             return
         self.span = span
+        if span.config.only_tasks:
+            # What stays as it is in such a phase is what the run has come to: the average.
+            self.model.load_state_dict(self.average)
         self._begin_phase()
         known = self.optimizer.state
         # Gradients of what learns no more would count when the others are clipped.
@@ -472,8 +479,8 @@ class TrainingLoop(ABC, Generic[Network]):
     def train_step(self, sample: Sample) -> dict[str, float]:
         """Trains on a batch and returns the losses by name; :meth:`advance` counts the step."""
         config = self.phase
-        # Statistics of norms serve old tasks too.
-        self.model.train(not config.only_added)
+        # Statistics of norms serve the other tasks too.
+        self.model.train(not (config.only_added or config.only_tasks))
         if config.frozen_statistics:
             for encoder in find_encoders(self.model):
                 encoder.eval()
@@ -512,7 +519,9 @@ class TrainingLoop(ABC, Generic[Network]):
         if self._skipped > MOST_SKIPPED:
             raise self._diverged(f"{MOST_SKIPPED} gradients in a row were not finite")
         if finite or self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
+            kept = contextlib.nullcontext if self.affines is None else self.affines.others_kept
+            with kept():
+                self.scaler.step(self.optimizer)
             self.scaler.update()
 
     def _average_decay(self) -> float:

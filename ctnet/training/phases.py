@@ -12,7 +12,7 @@ from ctnet.checks import did_you_mean
 PHASE_FIELDS = (
     "crop_size", "scale_range", "batch_size", "learning_rate", "encoder_lr_scale", "weight_decay",
     "warmup_steps", "lr_decay_fraction", "grad_clip_norm", "ema_decay", "frozen_stages",
-    "frozen_statistics", "coarse_only", "loss_weights", "focal_gamma", "logit_scale",
+    "frozen_statistics", "only_tasks", "coarse_only", "loss_weights", "focal_gamma", "logit_scale",
     "self_distillation_weight", "normals_loss", "aux_loss_weight", "encoder_aux_loss_weight",
     "class_weight_power", "class_balanced_fraction", "source_weights", "task_shares",
     "mosaic_fraction", "consistency", "validate_every",

@@ -63,9 +63,10 @@ class Trainer(TrainingLoop[CompositeModel]):
         if not self.config.reader_width:
             return None
         model = self.config.model
-        # How old tasks are read stays as it is where only the added ones learn.
+        # How tasks are read that do not learn stays as it is.
         first = len(model.tasks) - model.added if self.config.only_added else 0
-        tasks = [get_task(name) for name in model.tasks[first:]]
+        names = self.config.only_tasks or model.tasks[first:]
+        tasks = [get_task(name) for name in names]
         coded = [task for task in tasks if task.kind == "classes"]
         if not coded:
             return None
