@@ -13,7 +13,7 @@ from ctnet import create
 from ctnet.data.balance import class_balance
 from ctnet.data.dataset import open_source
 from ctnet.data.sampling import count_classes
-from ctnet.data.wrapped import CachedSource
+from ctnet.data.wrapped import CachedSource, quarter_of_memory
 from ctnet.tasks import DEFAULT_TASKS, VOC_CLASSES
 from ctnet.training.config import TrainConfig
 from ctnet.training.losses import balanced_class_weights
@@ -77,6 +77,20 @@ def test_balance_with_and_without_a_teacher(root: Path, use, pixels, photographs
         assert balance.own.pixels[[0, 1, 8, 15]].tolist() == [400, 0, 599, 0]
     parts = class_balance(source, "parts", count_classes(source, "parts"))
     assert parts.own is None and parts.used.photographs.tolist() == [3, 0, 0, 0, 0, 0, 3]
+
+
+def test_a_cache_keeps_what_there_is_room_for(root: Path) -> None:
+    source = open_source("compositemt", root, "train")
+    sizes = [sum(array.nbytes for array in source.load(i).values()) for i in range(2)]
+    for room, kept in ((sum(sizes), [True, True]), (sizes[0], [True, False]), (0, [False, False])):
+        cached = CachedSource(source, most_bytes=room)
+        first = [cached.load(index) for index in range(2)]
+        again = [cached.load(index) for index in range(2)]
+        assert [one is other for one, other in zip(first, again, strict=True)] == kept
+        for one, other in zip(first, again, strict=True):
+            assert one.keys() == other.keys()
+            assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert 1 << 28 < quarter_of_memory() < 1 << 44
 
 
 def test_a_run_writes_its_balance_and_weighs_by_it(root: Path, tmp_path: Path, tiny) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,18 +71,38 @@ class WrappedSource:
         return self._source.annotators(index)
 
 
-class CachedSource(WrappedSource):
-    """A label source that keeps decoded files in memory, for all that read it."""
+def quarter_of_memory() -> int:
+    """Returns a quarter of the machine's memory in bytes; 4 GiB where it does not say."""
+    if not hasattr(os, "sysconf"):
+        return 4 << 30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
-    def __init__(self, source: LabelSource) -> None:
+
+class CachedSource(WrappedSource):
+    """A label source that keeps decoded files in memory, for all that read it.
+
+    Args:
+        source: The one that reads them.
+        most_bytes: Size from which on it keeps no more of them; None takes
+            :func:`quarter_of_memory`.
+    """
+
+    def __init__(self, source: LabelSource, most_bytes: int | None = None) -> None:
         super().__init__(source)
         self._loaded: dict[int, dict[str, np.ndarray]] = {}
+        self._free = quarter_of_memory() if most_bytes is None else most_bytes
 
     def load(self, index: int) -> dict[str, np.ndarray]:
-        """Reads an image and its labels, each once."""
-        if index not in self._loaded:
-            self._loaded[index] = super().load(index)
-        return self._loaded[index]
+        """Reads an image and its labels, each once as long as there is room to keep them."""
+        kept = self._loaded.get(index)
+        if kept is not None:
+            return kept
+        loaded = super().load(index)
+        size = sum(array.nbytes for array in loaded.values())
+        if size <= self._free:
+            self._free -= size
+            self._loaded[index] = loaded
+        return loaded
 
 
 class SubsetSource(WrappedSource):

@@ -122,7 +122,7 @@ class TrainConfig:
         precision: ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 on a GPU.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         workers: Processes that load data.
-        cache: Keep decoded files in memory.
+        cache: Keep decoded files in memory, up to a quarter of it in each process.
         device_data: Decode the whole data set into the memory of the device and cut crops there,
             for a GPU; otherwise ``workers`` decode and cut on the CPU. The crops are the same.
         validate_every: Steps between validations and checkpoints.
