@@ -191,7 +191,7 @@ def test_the_opposite_answer():
     paper = (11.08, 10.39, 22.24, -10.15, -4.83)
     assert answer.paper == pytest.approx(paper, abs=0.01)
     text = reading(results)
-    assert "Of the 1 questions below, 1 have the paper's answer here, 0 the opposite one" in text
+    assert "Questions with the paper's answer here: 1 of 1; with the opposite one: 0;" in text
     assert text.endswith(f"| +{sum(paper) / 5:.1f} % | +4.1 % | 1 of 5 |")
 
 

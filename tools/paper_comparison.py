@@ -153,8 +153,8 @@ def reading(results: Sequence[EvalResult]) -> str:
         return "No two rows of a table are measured yet."
     found = [verdict(*answer.means) for answer in answered]
     lines = [
-        f"Of the {len(found)} questions below, {found.count('same')} have the paper's answer here, "
-        f"{found.count('other')} the opposite one, and {found.count('tie')} are open: a gain below "
+        f"Questions with the paper's answer here: {found.count('same')} of {len(found)}; with the "
+        f"opposite one: {found.count('other')}; open: {found.count('tie')}, as a gain below "
         f"{TIE} %, here or in the paper, says nothing.",
         "",
         "| Table | Question | Gain in the paper | Gain here | Tasks as in the paper |",
