@@ -83,11 +83,23 @@ def test_a_phase_goes_on_from_the_average(network, photographs, rng, tmp_path):
     assert differing(answers(start, image), answers(whole, image)) == {"edges"}
 
 
+def test_everything_learns_in_a_phase_after_it(network, photographs, tmp_path):
+    config = TrainConfig.from_dict(
+        {
+            "name": "x", "model": network.config, "data": str(photographs),
+            "phases": [{"steps": 2, "only_tasks": ["edges"]}, {"steps": 2}],
+        } | SMALL
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    after = Trainer(config, tmp_path, weights=before).train().state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert not same & {"decoder.head.weight", "representation.mapping.0.weight"}
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(network, photographs, tmp_path):
     config = TrainConfig.load(
         "one-task", name="x", model=network.config, only_tasks=("saliency",), data=str(photographs),
-        steps=4, validate_every=2, rule="single:saliency", reader_width=0,
-        **{key: value for key, value in SMALL.items() if key != "validate_every"},
+        steps=4, validate_every=2, rule="single:saliency", reader_width=0, **SMALL,
     )  # fmt: skip
     weights = network.state_dict()
     whole = Trainer(config, tmp_path / "whole", weights=weights).train().state_dict()

@@ -131,10 +131,9 @@ def choose_recipe(added: bool, only: Sequence[str]) -> str:
 
 def _kept_tables(config: TrainConfig) -> tuple[str, ...]:
     """Tasks whose classes are read as before, as their answers do not change."""
-    tables = config.model.label_tables
-    if config.only_added:
-        return tables
-    return tuple(task for task in tables if config.only_tasks and task not in config.only_tasks)
+    if not (config.only_added or config.only_tasks):
+        return ()
+    return tuple(task for task in config.model.label_tables if task not in config.only_tasks)
 
 
 def find_task(task: str | TaskSpec, data: str | Path, layout: str = "auto") -> str | TaskSpec:

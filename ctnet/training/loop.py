@@ -217,6 +217,8 @@ class TrainingLoop(ABC, Generic[Network]):
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
         config = self.phase
+        # The phase before may have frozen more.
+        self.model.requires_grad_(True)
         for encoder in find_encoders(self.model):
             for number, part in enumerate(_stages(encoder)):
                 part.requires_grad_(number >= config.frozen_stages)

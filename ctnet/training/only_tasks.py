@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,20 @@ class TaskAffines:
             norm.gamma.weight.requires_grad_()
             norm.beta.weight.requires_grad_()
 
+    @cached_property
+    def _reached(self) -> list[tuple[Tensor, Tensor]]:
+        """The weights that learn and the maps of their changes, by the weights of the first use."""
+        with torch.no_grad():
+            embeddings = self._representation()
+            maps = [_projection(norm.hidden(embeddings), self._tasks) for norm in self._norms]
+        if not any(map(torch.any, maps)):
+            raise ValueError("no norm of this network tells its tasks apart.")
+        return [
+            (layer.weight, reached)
+            for norm, reached in zip(self._norms, maps, strict=True)
+            for layer in (norm.gamma, norm.beta)
+        ]
+
     @contextmanager
     def others_kept(self) -> Iterator[None]:
         """Takes back, at its end, what changed within it for the other tasks.
@@ -62,16 +77,11 @@ class TaskAffines:
         Raises:
             ValueError: If no norm tells them apart.
         """
-        weights = [layer.weight for n in self._norms for layer in (n.gamma, n.beta)]
-        before = [weight.detach().clone() for weight in weights]
+        before = [weight.detach().clone() for weight, _ in self._reached]
         yield
         with torch.no_grad():
-            embeddings = self._representation()
-            reached = [_projection(n.hidden(embeddings), self._tasks) for n in self._norms]
-            if not any(map(torch.any, reached)):
-                raise ValueError("no norm of this network tells its tasks apart.")
-            for number, (weight, start) in enumerate(zip(weights, before, strict=True)):
-                weight.copy_(start + (weight - start) @ reached[number // 2])
+            for (weight, reached), start in zip(self._reached, before, strict=True):
+                weight.copy_(start + (weight - start) @ reached)
 
 
 def _projection(hidden: Tensor, rows: Sequence[int]) -> Tensor:
